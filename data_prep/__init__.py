@@ -1,0 +1,1 @@
+"""Turns raw text into token shards. Imports neither torch, deepspeed nor trainer."""

@@ -1,0 +1,21 @@
+"""The contract between the two halves: data_prep writes token shards, trainer reads them, nothing else passes.
+
+numpy, xxhash and the standard library only.
+"""
+
+from data_prep.shards.fingerprint import tokenizer_fingerprint
+from data_prep.shards.format import ShardError, ShardHeader, token_dtype
+from data_prep.shards.reader import TokenShards
+from data_prep.shards.windows import Windows
+from data_prep.shards.writer import ShardWriter, write_manifest
+
+__all__ = [
+    "ShardError",
+    "ShardHeader",
+    "ShardWriter",
+    "TokenShards",
+    "Windows",
+    "token_dtype",
+    "tokenizer_fingerprint",
+    "write_manifest",
+]

@@ -1,0 +1,157 @@
+"""Writing shards: each atomically, so that parallel tasks can write theirs, and the manifest last."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import xxhash
+
+from data_prep.shards.format import (
+    BLOCK_BYTES,
+    HEADER_BYTES,
+    MANIFEST,
+    VERSION,
+    ShardError,
+    ShardHeader,
+    corpus_fingerprint,
+    manifest_text,
+    token_dtype,
+)
+
+
+class ShardWriter:
+    """Writes one shard, document by document; used as a context manager.
+
+    The file appears under its name, whole and flushed to disk, when the block ends without an error. Memory: 8 bytes per
+    document and per 64 KiB of tokens.
+    """
+
+    def __init__(self, path: str | Path, vocab_size: int, eod_id: int, tokenizer_fingerprint: str):
+        if not 0 <= eod_id < vocab_size:
+            raise ShardError(f"end-of-document id {eod_id} is outside the vocabulary of {vocab_size} ids.")
+        self.path = Path(path)
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._header = ShardHeader(0, 0, 0, vocab_size, eod_id, tokenizer_fingerprint)
+        self._dtype = token_dtype(vocab_size)
+        self._starts: list[int] = []
+        self._blocks: list[int] = []
+        self._pending = bytearray()
+        self._tokens = self._text_bytes = 0
+        self.header: ShardHeader | None = None
+        """The shard's header, once it is written."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens added so far, end-of-document tokens included."""
+        return self._tokens
+
+    def __enter__(self) -> ShardWriter:
+        self._file = open(self._partial, "wb")  # noqa: SIM115 - closed in __exit__
+        self._file.write(bytes(HEADER_BYTES))
+        return self
+
+    def add(self, token_ids: np.ndarray, text_bytes: int) -> None:
+        """Append a document of integer ids without end-of-document token (it is added here), from `text_bytes` bytes of UTF-8.
+
+        Raises ShardError for ids outside the vocabulary.
+        """
+        token_ids = np.asarray(token_ids)
+        if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self._header.vocab_size:
+            raise ShardError(
+                f"{self.path}: token ids {token_ids.min()} to {token_ids.max()} are outside the vocabulary of "
+                f"{self._header.vocab_size} ids: another tokenizer than the one declared."
+            )
+        self._starts.append(self._tokens)
+        self._pending += token_ids.astype(self._dtype).tobytes()
+        self._pending += np.array([self._header.eod_id], self._dtype).tobytes()
+        self._tokens += token_ids.size + 1
+        self._text_bytes += text_bytes
+        whole = len(self._pending) // BLOCK_BYTES * BLOCK_BYTES
+        if whole:
+            self._flush(whole)
+
+    def _flush(self, count: int) -> None:
+        view = memoryview(self._pending)
+        for start in range(0, count, BLOCK_BYTES):
+            self._blocks.append(xxhash.xxh3_64_intdigest(view[start : min(start + BLOCK_BYTES, count)]))
+        self._file.write(view[:count])
+        view.release()
+        del self._pending[:count]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+            return
+        self._flush(len(self._pending))
+        tables = np.array(self._starts, "<u8").tobytes() + np.array(self._blocks, "<u8").tobytes()
+        self._file.write(tables)
+        self.header = replace(
+            self._header,
+            tokens=self._tokens,
+            documents=len(self._starts),
+            text_bytes=self._text_bytes,
+            tables_checksum=xxhash.xxh3_128_digest(tables),
+        )
+        self._file.seek(0)
+        self._file.write(self.header.pack())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._partial, self.path)
+        sync_folder(self.path.parent)
+
+
+def write_manifest(folder: str | Path, names: list[str]) -> dict:
+    """Close a folder of shards: list them in order, with fingerprints and totals. Returns the manifest.
+
+    Raises ShardError when there are none, or when they disagree on tokenizer, vocabulary or end-of-document id.
+    """
+    folder = Path(folder)
+    if not names:
+        raise ShardError(f"{folder}: no shards to list; the corpus is empty.")
+    headers = []
+    for name in names:
+        with (folder / name).open("rb") as file:
+            headers.append(ShardHeader.unpack(file.read(HEADER_BYTES), folder / name))
+    common = {key: getattr(headers[0], key) for key in ("vocab_size", "eod_id", "tokenizer_fingerprint")}
+    for name, header in zip(names, headers, strict=True):
+        for key, value in common.items():
+            if getattr(header, key) != value:
+                raise ShardError(f"{folder / name}: {key} {getattr(header, key)}, but {names[0]} has {value}.")
+    fingerprints = [header.fingerprint for header in headers]
+    counts = ("tokens", "documents", "text_bytes")
+    manifest = {
+        "format": "moenda token shards",
+        "version": VERSION,
+        **common,
+        **{key: sum(getattr(header, key) for header in headers) for key in counts},
+        "fingerprint": corpus_fingerprint(fingerprints),
+        "shards": [
+            {"name": name, **{key: asdict(header)[key] for key in counts}, "fingerprint": fingerprint}
+            for name, header, fingerprint in zip(names, headers, fingerprints, strict=True)
+        ],
+    }
+    partial = folder / f".{MANIFEST}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(manifest_text(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / MANIFEST)
+    sync_folder(folder)
+    return manifest
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a renamed file survives a power cut under its new name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Trains GPT-style models from token shards with DeepSpeed."""

@@ -1,0 +1,127 @@
+"""The run file: one strict JSON per run in ds_configs/, each section owned by the module that uses it.
+
+A number has one home. What DeepSpeed's own JSON would repeat (batch sizes, ZeRO stage, gradient clipping) is derived
+from these sections by `trainer.ds_config`; the `deepspeed` section holds everything else, verbatim.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+import strict_json
+from trainer.batch import BatchSection
+from trainer.lr_schedule import ScheduleSection
+from trainer.topology import ParallelSection
+
+
+class RunSection(strict_json.StrictModel):
+    """Where the run lives and what makes it repeatable."""
+
+    folder: str
+    """Run folder: checkpoints, metrics and logs. Relative paths start at the working directory. Starting the same run
+    file again resumes the run in this folder."""
+    seed: int = Field(default=1234, ge=0, lt=2**63)
+    """Seed of parameter initialisation, data order and dropout."""
+
+
+class ModelSection(strict_json.StrictModel):
+    """Which Hugging Face causal language model is trained, and from which weights."""
+
+    config: str | dict[str, Any] | None = None
+    """A Hugging Face model configuration: inline (an object with `model_type`), a config.json, a local model folder, or
+    a hub name. Inline, `vocab_size` and the number of positions may be "auto": taken from the shards (rounded up to a
+    multiple of 64) and from data.sequence_length. Defaults to the configuration in `init_from`."""
+    init_from: str | None = None
+    """Local Hugging Face folder with safetensors weights to start from; null: random initialisation."""
+    attention: str = "sdpa"
+    """Attention implementation by its Hugging Face name: sdpa, eager, flash_attention_2, flash_attention_3."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass: less memory, about a third more compute."""
+
+
+class DataSection(strict_json.StrictModel):
+    """Token shards, as written by `python -m data_prep run`."""
+
+    train: str
+    """Folder of the training shards (holds manifest.json). Relative paths start at the working directory."""
+    validation: str | None = None
+    """Folder of held-out shards for the validation loss; null: no evaluation."""
+    tokenizer: str | None = None
+    """Tokenizer folder, copied into exports; null: the `tokenizer` folder that data_prep wrote beside the shards."""
+    sequence_length: int = Field(ge=1)
+    """Context window in tokens."""
+
+
+class OptimizerSection(strict_json.StrictModel):
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); defaults are GPT-3's (arXiv 2005.14165, appendix B)."""
+
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate; the schedule scales it."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the first and second moments."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay, applied to matrices and embeddings; not to biases and norm gains (1-dimensional)."""
+    gradient_clipping: float = Field(default=1.0, ge=0)
+    """Largest global L2 norm of the gradient; 0 turns clipping off. Home of DeepSpeed's `gradient_clipping`."""
+
+
+class CheckpointSection(strict_json.StrictModel):
+    """When checkpoints are written to RUN_FOLDER/checkpoints, and how many stay."""
+
+    every_steps: int = Field(default=1000, ge=1)
+    """Save after every this many optimizer steps, and at the end."""
+    keep: int | None = Field(default=None, ge=1)
+    """Keep this many of the newest checkpoints; null: keep all."""
+
+
+class EvaluationSection(strict_json.StrictModel):
+    """Validation loss and bits per byte on the held-out shards."""
+
+    every_steps: int = Field(default=100, ge=1)
+    """Evaluate after every this many optimizer steps, and at the end."""
+    max_windows: int | None = Field(default=None, ge=1)
+    """Evaluate this many windows, spread evenly over the held-out shards; null: all of them."""
+
+
+class MonitorSection(strict_json.StrictModel):
+    """What is written to metrics.jsonl, TensorBoard and the screen."""
+
+    log_every: int = Field(default=1, ge=1)
+    """Record metrics every this many optimizer steps."""
+    tensorboard: bool = True
+    """Write TensorBoard event files to RUN_FOLDER/tensorboard."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Peak dense TFLOP/s of one device, the denominator of MFU; null: known from the device's name, or no MFU."""
+
+
+class RunConfig(strict_json.StrictModel):
+    """One training run."""
+
+    schema_path: str | None = Field(default=None, alias="$schema")
+    """Path of the JSON Schema, for editors."""
+    run: RunSection
+    model: ModelSection
+    data: DataSection
+    batch: BatchSection
+    parallel: ParallelSection = ParallelSection()
+    optimizer: OptimizerSection
+    schedule: ScheduleSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    monitor: MonitorSection = MonitorSection()
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """DeepSpeed's own JSON, verbatim. Keys that the sections above decide may be left out or given as "auto"."""
+
+
+def load(path: str | Path, assignments: list[str]) -> RunConfig:
+    """Read a run file and apply `--set section.key=value` assignments. Raises ConfigError listing every mistake."""
+    raw = strict_json.override(strict_json.read(path), assignments)
+    config = strict_json.validate(RunConfig, raw, path)
+    if config.model.config is None and config.model.init_from is None:
+        raise strict_json.ConfigError(f"{path}: model.config or model.init_from must say which model to train.")
+    return config

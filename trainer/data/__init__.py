@@ -1,0 +1,1 @@
+"""From positions in the data order to tensors."""

@@ -1,0 +1,91 @@
+"""The DeepSpeed configuration: what the run file's sections decide, joined with its `deepspeed` section, verbatim."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from strict_json import ConfigError
+from trainer import deepspeed_keys
+from trainer.batch import BatchPlan
+from trainer.config import RunConfig
+
+ELSEWHERE = {
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+    "tensorboard": "monitor.tensorboard",
+    "csv_monitor": "monitor",
+    "wandb": "monitor",
+}
+"""Keys of DeepSpeed whose job a section of the run file does; accepted only when every value inside is "auto"."""
+
+
+def precision(deepspeed: dict[str, Any]) -> str:
+    """"bf16", "fp16" or "fp32", as the `deepspeed` section's bf16 and fp16 keys say."""
+    enabled = [key for key in ("bf16", "bfloat16", "fp16") if _is_enabled(deepspeed.get(key))]
+    if len(enabled) > 1:
+        raise ConfigError(f"deepspeed.{enabled[0]} and deepspeed.{enabled[1]} are both enabled. Keep one.")
+    return {"bfloat16": "bf16"}.get(enabled[0], enabled[0]) if enabled else "fp32"
+
+
+def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
+    """The dictionary for `deepspeed.initialize`.
+
+    Raises ConfigError for keys that DeepSpeed doesn't know, for a derived key given with another value, and for
+    "auto" where nothing derives a value.
+    """
+    deepspeed_keys.check(config.deepspeed)
+    result = copy.deepcopy(config.deepspeed)
+    for key, home in ELSEWHERE.items():
+        if key in result and not _all_auto(result.pop(key)):
+            raise ConfigError(f"deepspeed.{key}: moenda does this; remove the key and use the section {home}.")
+    derived = {
+        "train_batch_size": (batch.windows_per_step, "batch.global_batch_tokens"),
+        "train_micro_batch_size_per_gpu": (batch.micro_batch_size, "batch.micro_batch_size"),
+        "gradient_accumulation_steps": (
+            batch.gradient_accumulation_steps,
+            "batch.gradient_accumulation_steps",
+        ),
+        "gradient_clipping": (config.optimizer.gradient_clipping, "optimizer.gradient_clipping"),
+        "zero_optimization.stage": (config.parallel.zero_stage, "parallel.zero_stage"),
+    }
+    for dotted, (value, home) in derived.items():
+        _derive_key(result, dotted, value, home)
+    mode = precision(result)
+    if mode == "bf16" and config.parallel.zero_stage > 0:
+        # DeepSpeed's default is to accumulate gradients in bf16, which loses small ones as micro-batches add up
+        result.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    result.setdefault("steps_per_print", 10**9)  # progress is moenda's to print
+    _refuse_auto(result)
+    return result
+
+
+def _derive_key(result: dict[str, Any], dotted: str, value: float, home: str) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        result = result.setdefault(section, {})
+    given = result.get(key, "auto")
+    if given not in ("auto", value):
+        raise ConfigError(
+            f"deepspeed.{dotted} is {given}, but {home} makes it {value}. Its home is {home}: remove deepspeed.{dotted} "
+            f'(or set it to "auto") and change {home} if {given} is what you want.'
+        )
+    result[key] = value
+
+
+def _is_enabled(section: Any) -> bool:
+    return bool(section.get("enabled", False)) if isinstance(section, dict) else bool(section)
+
+
+def _all_auto(value: Any, key: str = "") -> bool:
+    if isinstance(value, dict):
+        return all(_all_auto(inner, key) for key, inner in value.items())
+    return value == "auto" or key == "type" or value is False
+
+
+def _refuse_auto(value: Any, dotted: str = "deepspeed") -> None:
+    if value == "auto":
+        raise ConfigError(f'{dotted} is "auto", but no section of the run file decides it. Give a value or remove it.')
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_auto(inner, f"{dotted}.{key}")

@@ -1,0 +1,208 @@
+"""The engine: the only place that knows ZeRO from pipeline at run time.
+
+Both kinds offer the same: train_step, eval_sum, set_learning_rate, and DeepSpeed's own engine as `.deepspeed` for
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+from torch import distributed as dist
+from torch import nn
+
+from trainer.config import OptimizerSection
+from trainer.data.loader import StepBatch
+from trainer.flops import ModelShape
+from trainer.launch_env import Process
+from trainer.lr_schedule import ScheduleSection, learning_rate
+from trainer.model import build
+from trainer.model.loss import micro_batch_weight, nll_sum
+from trainer.optimizer import adamw, parameter_groups
+from trainer.preflight import RunPlan
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did; tensors are still on the device, so that only logging waits for them."""
+
+    loss: torch.Tensor
+    """Mean negative log-likelihood per real target of the global batch, nats."""
+    grad_norm: torch.Tensor | float | None
+    """Global L2 norm of the gradient before clipping."""
+
+
+def init_distributed(process: Process) -> torch.device:
+    """Join the job's process group and choose this process's device."""
+    defaults = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} if process.world_size == 1 else {}
+    defaults |= {"RANK": process.rank, "WORLD_SIZE": process.world_size, "LOCAL_RANK": process.local_rank}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, str(value))
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        # DeepSpeed would compile its shared-memory collective, which only inference uses: a minute at the first start,
+        # and for ever when a killed build has left its lock file behind.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // process.local_world_size))
+    else:
+        accelerator.set_device(process.local_rank)
+    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False)
+    return torch.device(accelerator.current_device_name())
+
+
+class _Engine:
+    """What both kinds share: DeepSpeed's engine around the model, the batch's numbers, the learning rate."""
+
+    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
+        section = plan.config.optimizer
+        groups = parameter_groups(model.named_parameters(), section.weight_decay)
+        optimizer = _optimizer(groups, section, plan.ds_config)
+        self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config)
+        self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
+
+    def set_learning_rate(self, schedule: ScheduleSection, tokens: int) -> float:
+        """Set the rate of the step that ends after `tokens` tokens, and return it."""
+        rate = learning_rate(schedule, self._peak_rate, tokens)
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _weight(self, targets: int) -> float:
+        return micro_batch_weight(targets, self.batch.gradient_accumulation_steps, self.batch.data_parallel_size)
+
+
+class ZeroEngine(_Engine):
+    """Data parallel: every rank runs the whole stock model; ZeRO shards its states (and, in stage 3, its parameters)."""
+
+    def train_step(self, batch: StepBatch) -> StepResult:
+        """Forward and backward over the step's micro-batches, one optimizer step."""
+        engine = self.deepspeed
+        engine.train()
+        weight = self._weight(batch.targets_in_step)
+        total = torch.zeros((), device=engine.device)
+        for inputs, targets in batch.micro_batches:
+            loss = nll_sum(self._logits(inputs), targets.to(engine.device))
+            total += loss.detach()
+            engine.backward(loss * weight)
+            engine.step()
+        dist.all_reduce(total)
+        return StepResult(loss=total / batch.targets_in_step, grad_norm=engine.get_global_grad_norm())
+
+    @torch.no_grad()
+    def eval_sum(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+        """Summed negative log-likelihood over the micro-batches of all ranks; each rank brings equally many."""
+        engine = self.deepspeed
+        engine.eval()
+        total = torch.zeros((), dtype=torch.float64, device=engine.device)
+        for inputs, targets in micro_batches:
+            total += nll_sum(self._logits(inputs), targets.to(engine.device)).double()
+        dist.all_reduce(total)
+        return total.item()
+
+    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.deepspeed(input_ids=inputs.to(self.deepspeed.device), use_cache=False).logits
+
+
+class PipelineEngine(_Engine):
+    """Model parallel: the blocks in stages, micro-batches in flight between them; ZeRO-1 may shard optimizer states."""
+
+    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
+        super().__init__(model, shape, plan)
+        grid = self.deepspeed.grid
+        self._reads_data = grid.get_stage_id() in (0, grid.pipe_parallel_size - 1)
+
+    def train_step(self, batch: StepBatch) -> StepResult:
+        """One pipeline schedule over the step's micro-batches, one optimizer step."""
+        weight = self._weight(batch.targets_in_step)
+        loss = self.deepspeed.train_batch(data_iter=self._weighted(batch.micro_batches, weight))
+        return StepResult(loss=loss.squeeze(), grad_norm=self.deepspeed.get_global_grad_norm())
+
+    def eval_sum(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+        """Summed negative log-likelihood over the micro-batches of all ranks; each rank brings equally many."""
+        micro_batches = list(micro_batches)
+        total = 0.0
+        for start in range(0, len(micro_batches), self.batch.gradient_accumulation_steps):
+            group = micro_batches[start : start + self.batch.gradient_accumulation_steps]
+            mean = self.deepspeed.eval_batch(self._weighted(group, 1.0), num_micro_batches=len(group))
+            total += mean.item() * len(group) * self.batch.data_parallel_size
+        return total
+
+    def _weighted(
+        self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]], weight: float
+    ) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] | None:
+        """DeepSpeed's form (inputs, labels); the weight travels with the labels to the last stage."""
+        if not self._reads_data:
+            return None
+        return ((inputs, (targets, torch.tensor(weight))) for inputs, targets in micro_batches)
+
+
+def pipeline_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """The loss of one micro-batch as the pipeline's last stage computes it."""
+    targets, weight = labels
+    return nll_sum(logits, targets) * weight
+
+
+def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
+    """Model on its device(s), optimizer, DeepSpeed engine. ZeRO and pipeline branch here, once."""
+    model, stages = plan.config.model, plan.topology.pipeline_stages
+    skeleton = build.skeleton(plan.hf_config, model.attention)
+    shape = build.shape(skeleton, plan.batch.sequence_length)
+    weights = build.Weights(model.init_from, skeleton.base_model_prefix) if model.init_from else None
+    filling = {"device": device, "dtype": DTYPES[plan.precision], "seed": plan.config.run.seed, "weights": weights}
+    if stages > 1:
+        from trainer.model.pipeline import CausalLMPipeline
+
+        recompute = model.activation_checkpointing
+        module = CausalLMPipeline(skeleton, stages, pipeline_loss, checkpoint_activations=recompute, **filling)
+        return PipelineEngine(module, shape, plan)
+    module = _whole_model(skeleton, plan.ds_config, filling)
+    if model.activation_checkpointing:
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    return ZeroEngine(module, shape, plan)
+
+
+def _whole_model(skeleton: nn.Module, ds_config: dict[str, Any], filling: dict[str, Any]) -> nn.Module:
+    """The stock model filled chunk by chunk; under ZeRO-3 each chunk is sharded before the next is filled."""
+    sharded = ds_config["zero_optimization"]["stage"] == 3
+    for chunk in build.materialise(skeleton, dict(build.chunks(skeleton)), **filling):
+        if sharded:
+            deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"])
+    skeleton.tie_weights()
+    return skeleton
+
+
+def _optimizer(
+    groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]
+) -> torch.optim.Optimizer:
+    offload = ds_config["zero_optimization"].get("offload_optimizer", {})
+    if offload.get("device", "none") == "none":
+        return adamw(groups, section)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, adamw_mode=True)
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's marketing name, or "cpu"."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+@contextmanager
+def process_group(process: Process) -> Iterator[torch.device]:
+    """The job's process group for the length of a `with` block; yields this process's device."""
+    device = init_distributed(process)
+    try:
+        yield device
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

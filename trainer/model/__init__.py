@@ -1,0 +1,1 @@
+"""Stock Hugging Face models: built, taken apart for the pipeline, and their loss."""

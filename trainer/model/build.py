@@ -1,0 +1,247 @@
+"""From the run file's model section to a Hugging Face model: first a skeleton on the meta device, then, chunk by chunk,
+its parameters on the device where they train. No rank ever holds a model that it doesn't keep.
+
+A chunk is the unit that is filled at once: one block, or one module outside the blocks. What is drawn for a chunk depends on
+the seed and the chunk's name alone, so every way of splitting the model starts from the same parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+import strict_json
+from trainer.flops import ModelShape
+from trainer.state import derive_seed
+
+POSITION_KEYS = ("max_position_embeddings", "n_positions")
+"""Names under which configurations keep the largest number of positions."""
+VOCABULARY_MULTIPLE = 64
+"""An "auto" vocabulary is padded to this multiple: matrix products on tensor cores want it."""
+
+
+class ModelError(ValueError):
+    """The model cannot be built as asked, or does not fit the data."""
+
+
+def load_config(
+    spec: str | dict[str, Any], vocab_size: int, eod_id: int, sequence_length: int, origin: str = "model.config"
+) -> PretrainedConfig:
+    """Resolve `model.config`: inline, a local file or folder, or a hub name. No code is taken from the source.
+
+    Raises ConfigError for unknown inline keys, ModelError when nothing can be found under a name.
+    """
+    if isinstance(spec, dict):
+        return _inline_config(dict(spec), vocab_size, eod_id, sequence_length, origin)
+    path = Path(spec)
+    if path.suffix == ".json":
+        return _inline_config(strict_json.read(path), vocab_size, eod_id, sequence_length, str(path), closed=False)
+    try:
+        return AutoConfig.from_pretrained(spec, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        kind = "folder" if path.is_dir() else "local folder, and not to be had from the hub either"
+        raise ModelError(f"{origin}: {spec}: no usable model configuration in this {kind}: {error}") from None
+
+
+def _inline_config(
+    values: dict[str, Any], vocab_size: int, eod_id: int, sequence_length: int, origin: str, closed: bool = True
+) -> PretrainedConfig:
+    model_type = values.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise strict_json.ConfigError(f'{origin}: "model_type" is required, for example "llama".')
+    try:
+        defaults = AutoConfig.for_model(model_type)
+    except ValueError:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        hint = strict_json.did_you_mean(model_type, CONFIG_MAPPING_NAMES)
+        raise strict_json.ConfigError(f'{origin}.model_type: transformers knows no "{model_type}".{hint}') from None
+    if closed:  # Hugging Face takes any key in silence
+        known = {*defaults.to_dict(), *type(defaults).attribute_map, "tie_word_embeddings", "dtype"}
+        for key in values.keys() - known:
+            hint = strict_json.did_you_mean(key, known)
+            raise strict_json.ConfigError(f'{origin}.{key}: unknown key of a "{model_type}" configuration.{hint}')
+    padded = -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    derived = {"vocab_size": padded, **dict.fromkeys(POSITION_KEYS, sequence_length)}
+    values = {key: derived[key] if value == "auto" and key in derived else value for key, value in values.items()}
+    token_ids = {"eos_token_id": eod_id, "bos_token_id": eod_id} if closed else {}
+    try:
+        return AutoConfig.for_model(model_type, **(token_ids | values))
+    except (TypeError, ValueError) as error:  # transformers' own validation
+        raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {error}') from None
+
+
+def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, stages: int) -> None:
+    """Raise ModelError when data or stages do not fit the model's sizes."""
+    if config.vocab_size < vocab_size:
+        raise ModelError(
+            f"the shards use {vocab_size} token ids, the model's vocab_size is {config.vocab_size}. "
+            f'Set vocab_size to at least {vocab_size} in model.config (or "auto"), or name shards of its own tokenizer.'
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < sequence_length:
+        raise ModelError(
+            f"data.sequence_length is {sequence_length} tokens, the model has {positions} positions. "
+            f"Set data.sequence_length to at most {positions}, or the model's positions to at least {sequence_length}."
+        )
+    if stages > config.num_hidden_layers:
+        raise ModelError(
+            f"parallel.pipeline_stages is {stages}, the model has {config.num_hidden_layers} layers: a stage would be "
+            f"empty. Set pipeline_stages to at most {config.num_hidden_layers}."
+        )
+
+
+def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedModel:
+    """The whole model with real buffers and parameters on the meta device: names and shapes, no memory."""
+    config = type(config).from_dict(config.to_dict())  # building writes into its config
+    config.use_cache = False
+    try:
+        with init_empty_weights(include_buffers=False), no_init_weights():
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    except (ValueError, ImportError, KeyError) as error:
+        raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {error}') from None
+    model.tie_weights()
+    return model
+
+
+def shape(model: PreTrainedModel, sequence_length: int) -> ModelShape:
+    """The sizes that decide the model's FLOPs, from its skeleton."""
+    head = model.get_output_embeddings().weight
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    matmuls = sum(p.numel() for p in model.parameters() if id(p) not in tables or p is head)
+    config = model.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return ModelShape(
+        parameters_in_matmuls=matmuls,
+        num_layers=config.num_hidden_layers,
+        attention_width=config.num_attention_heads * head_width,
+        sequence_length=sequence_length,
+    )
+
+
+def chunks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(dotted name, module) of every chunk, in the model's order: together they own every parameter and buffer."""
+    owns_tensors = any(True for _ in model.parameters(recurse=False)) or any(True for _ in model.buffers(recurse=False))
+    if owns_tensors or not any(True for _ in model.children()):
+        yield prefix, model
+        return
+    for name, child in model.named_children():
+        dotted = f"{prefix}.{name}" if prefix else name
+        if isinstance(model, nn.ModuleList):
+            yield dotted, child
+        else:
+            yield from chunks(child, dotted)
+
+
+class Weights:
+    """Parameters by name from a local Hugging Face folder of safetensors files, read one at a time."""
+
+    def __init__(self, folder: str | Path, base_prefix: str = ""):
+        self.folder = Path(folder)
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        else:
+            files = ["model.safetensors"]
+        missing = [name for name in files if not (self.folder / name).is_file()]
+        if missing:
+            raise ModelError(
+                f"{self.folder}: no {', '.join(missing)}. model.init_from needs a local Hugging Face folder with "
+                f"safetensors weights (pickled .bin weights are not read: save them again with save_pretrained)."
+            )
+        self._file_of = {}
+        for name in files:
+            with safe_open(self.folder / name, framework="pt") as file:
+                self._file_of |= dict.fromkeys(file.keys(), self.folder / name)
+        self._base_prefix = f"{base_prefix}."
+
+    def _stored_name(self, name: str) -> str | None:
+        bare = name.removeprefix(self._base_prefix)  # files saved from the base model lack its prefix
+        return next((candidate for candidate in (name, bare) if candidate in self._file_of), None)
+
+    def __contains__(self, name: str) -> bool:
+        return self._stored_name(name) is not None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter, from the file's header."""
+        stored = self._stored_name(name)
+        with safe_open(self._file_of[stored], framework="pt") as file:
+            return tuple(file.get_slice(stored).get_shape())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        stored = self._stored_name(name)
+        with safe_open(self._file_of[stored], framework="pt") as file:
+            return file.get_tensor(stored)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise ModelError unless the files hold every parameter of `model` in its shape."""
+        tied = model.all_tied_weights_keys
+        wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if name not in tied}
+        missing = [name for name in wanted if name not in self]
+        wrong = [name for name in wanted if name in self and self.shape(name) != wanted[name]]
+        if missing or wrong:
+            shown = [f"{name}: absent, {wanted[name]} needed" for name in missing[:3]]
+            shown += [f"{name}: {self.shape(name)}, {wanted[name]} needed" for name in wrong[:3]]
+            raise ModelError(
+                f"{self.folder} holds another model than model.config: {len(missing)} of {len(wanted)} parameters are "
+                f"absent and {len(wrong)} differ in shape ({'; '.join(shown)}). Leave model.config out to take the "
+                f"configuration from model.init_from."
+            )
+
+
+def materialise(
+    model: PreTrainedModel,
+    names: dict[str, nn.Module],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    seed: int,
+    weights: Weights | None = None,
+) -> Iterator[nn.Module]:
+    """Fill the named chunks on `device`, yielding each filled module so that the caller can shard it before the next.
+
+    Parameters are drawn by the model's own Hugging Face initialisation in float32, or read from `weights`, then kept in
+    `dtype`; buffers keep theirs. Call `model.tie_weights()` before the first forward pass.
+    """
+    tied = model.all_tied_weights_keys
+    for name, module in names.items():
+        own = {f"{name}.{inner}": inner for inner, _ in module.named_parameters()}
+        if own and all(parameter in tied for parameter in own):
+            continue  # filled under its other name
+        _allocate(module, device)
+        with torch.no_grad():
+            if weights is None:
+                _draw(model, module, derive_seed(seed, "init", name), device)
+            else:
+                for dotted, inner in own.items():
+                    if dotted not in tied:
+                        module.get_parameter(inner).copy_(weights[dotted])
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(dtype)
+        yield module
+
+
+def _allocate(module: nn.Module, device: torch.device | str) -> None:
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            empty = torch.empty_like(parameter, device=device, dtype=torch.float32)
+            setattr(owner, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in owner.named_buffers(recurse=False):
+            setattr(owner, name, buffer.to(device))
+
+
+def _draw(model: PreTrainedModel, module: nn.Module, seed: int, device: torch.device | str) -> None:
+    """Run the model class's own initialisation over a chunk, children before parents as Hugging Face does."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type != "cpu" else [], device_type=device.type):
+        torch.manual_seed(seed)
+        for inner in reversed(list(module.modules())):
+            model._init_weights(inner)

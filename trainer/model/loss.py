@@ -1,0 +1,33 @@
+"""The loss: one definition for every way of splitting the work.
+
+Causal cross-entropy with teacher forcing. Per optimizer step it is the sum of the negative log-likelihoods of all real
+target tokens of the global batch, divided by their global count, so that no split into micro-batches, ranks or stages,
+and no padding, changes it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+IGNORED = -100
+"""Target of a position without a real next token (padding); the value that torch's cross-entropy skips."""
+
+
+def nll_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Summed negative log-likelihood in nats, a float32 scalar.
+
+    logits: [batch, sequence, vocabulary], any float dtype. targets: int64 [batch, sequence], already shifted (the target
+    at position i is the token at i + 1), IGNORED where there is none.
+    """
+    logits = logits.reshape(-1, logits.size(-1)).float()
+    return functional.cross_entropy(logits, targets.reshape(-1), ignore_index=IGNORED, reduction="sum")
+
+
+def micro_batch_weight(targets_in_step: int, gradient_accumulation_steps: int, data_parallel_size: int) -> float:
+    """Factor on `nll_sum` of one micro-batch.
+
+    DeepSpeed divides the loss of a micro-batch by the accumulation steps and averages gradients over data-parallel
+    ranks; this factor turns that mean of micro-batches into the mean over the step's real tokens.
+    """
+    return gradient_accumulation_steps * data_parallel_size / targets_in_step

@@ -1,0 +1,30 @@
+"""AdamW over two parameter groups: matrices and embeddings decay, biases and norm gains do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.config import OptimizerSection
+
+
+def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Group trainable parameters by whether they decay; a parameter that ZeRO-3 has sharded counts with its full shape."""
+    decaying, other = [], []
+    for _, parameter in named_parameters:
+        if parameter.requires_grad:
+            full_shape = getattr(parameter, "ds_shape", parameter.shape)
+            (decaying if len(full_shape) >= 2 else other).append(parameter)
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": other, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
+    """The optimizer at its peak learning rate; the loop sets each step's rate."""
+    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(
+        groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=fused or None
+    )

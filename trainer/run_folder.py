@@ -1,0 +1,116 @@
+"""The run folder: one run's checkpoints, metrics and logs, held by one job at a time.
+
+    RUN_FOLDER/run.json             what the run is; a resume must be the same
+    RUN_FOLDER/effective_config.json, deepspeed_resolved.json
+    RUN_FOLDER/metrics.jsonl        one line per logged step; tensorboard/
+    RUN_FOLDER/checkpoints/step-00000100/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, TextIO
+
+from trainer.state import TrainState, differences
+
+STATE_FILE = "state.json"
+RUN_FILE = "run.json"
+LOCK_FILE = "run.lock"
+PARTIAL_PREFIX = ".partial-"
+CHECKPOINTS = "checkpoints"
+
+
+class RunFolderError(ValueError):
+    """The run folder cannot be used: another job holds it, or it holds another run."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of a checkpoint; sorts by step."""
+    return f"step-{step:08d}"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file())
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises RunFolderError when it isn't one."""
+    try:
+        record = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        TrainState(**record["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{checkpoint}: not a readable checkpoint: {error}") from None
+    return record
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json: the run's `identity` and where its data lay. Raises RunFolderError when the folder holds no run."""
+    try:
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder}: not a run folder of moenda: {error}") from None
+
+
+def check(folder: Path, identity: dict[str, Any]) -> tuple[TrainState, Path | None]:
+    """Where to go on: the state and checkpoint to resume from, or a fresh state and None.
+
+    Raises RunFolderError when the folder holds something else than this very run. Writes nothing.
+    """
+    if not folder.exists() or not any(p.name != LOCK_FILE for p in folder.iterdir()):
+        return TrainState(), None
+    if not (folder / RUN_FILE).is_file():
+        raise RunFolderError(
+            f"run.folder {folder} exists, is not empty and holds no run of moenda. Nothing was written; "
+            f"choose another run.folder."
+        )
+    changed = list(differences(read_record(folder)["identity"], identity))
+    if changed:
+        raise RunFolderError(
+            f"run.folder {folder} holds another run, and this run file does not continue it:\n  "
+            + "\n  ".join(changed[:20])
+            + "\nNothing was written. Choose another run.folder for a new run, or restore these values to resume."
+        )
+    saved = checkpoints_in(folder / CHECKPOINTS)
+    if not saved:
+        return TrainState(), None
+    return TrainState(**read_state(saved[-1])["state"]), saved[-1]
+
+
+def take(folder: Path, record: dict[str, Any]) -> TextIO:
+    """Hold the folder for this job, until the returned file is closed or the process ends in any way.
+
+    Clears what killed saves left. Raises RunFolderError when another job holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - the caller keeps it open
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise RunFolderError(
+            f"run.folder {folder} is in use by {holder}. Wait for it, or choose another run.folder."
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    (folder / CHECKPOINTS).mkdir(exist_ok=True)
+    for partial in (folder / CHECKPOINTS).glob(PARTIAL_PREFIX + "*"):
+        shutil.rmtree(partial)
+    if not (folder / RUN_FILE).is_file():
+        write_json(folder / RUN_FILE, record)
+    return lock
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

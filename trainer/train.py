@@ -1,0 +1,91 @@
+"""Train a GPT-style model from a run file.
+
+    deepspeed [--hostfile hostfile] trainer/train.py --config ds_configs/x.json [--set key=value ...]
+
+Starting the same run file again resumes its run. Exit codes: 0 done, 2 a mistake to mend in the run file or the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+if __package__ in (None, ""):  # started as a path: Python put trainer/ itself first, where its modules shadow others
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from trainer.launch_env import Process, current_process
+from trainer.preflight import RunPlan, prepare
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, decide, train. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="trainer/train.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="run file, a JSON in ds_configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. run.seed=7")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    options = parser.parse_args(arguments)
+    process = current_process()
+    try:
+        plan = prepare(options.config, options.set, process.world_size)
+        if process.is_first:
+            from trainer import run_folder
+
+            lock = run_folder.take(plan.folder, plan.record)  # held, by name, until this process ends
+            assert not lock.closed
+    except ValueError as error:
+        if process.local_rank == 0:
+            print(f"moenda: {error}", file=sys.stderr, flush=True)
+        return 2
+    if process.is_first:
+        print(plan.describe(), flush=True)
+    if plan.start.step >= plan.total_steps:
+        if process.is_first:
+            print(f"This run is complete ({plan.start.step} steps). Raise schedule.total_tokens to train it further.")
+        return 0
+    train(plan, process)
+    return 0
+
+
+def train(plan: RunPlan, process: Process) -> None:
+    """The training loop, from the plan to the last checkpoint."""
+    import torch
+
+    from trainer import checkpoint, engine, evaluation
+    from trainer.data.loader import Loader
+    from trainer.data.order import WindowOrder
+    from trainer.monitor import Monitor
+    from trainer.state import derive_seed
+
+    config, batch = plan.config, plan.batch
+    data_rank = plan.topology.data_rank(process.rank)
+    order = WindowOrder(len(plan.train), config.run.seed, plan.train.shards.fingerprint)
+    loader = Loader(plan.train, order, batch, data_rank)
+
+    with engine.process_group(process) as device:
+        worker = engine.build_engine(plan, device)
+        if plan.resume_from:
+            checkpoint.load(worker, plan.resume_from)
+        state = plan.start
+        monitor = Monitor(plan, worker.shape, engine.device_name(device), writes=process.is_first)
+
+        for step_batch in monitor.timed(loader.steps(state.samples_seen)):
+            torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
+            rate = worker.set_learning_rate(config.schedule, state.advance(batch).tokens_seen)
+            result = worker.train_step(step_batch)
+            state = state.advance(batch)
+            last = state.step >= plan.total_steps
+            monitor.step(state, rate, result, worker.deepspeed.skipped_steps)
+
+            if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
+                monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
+            if last or state.step % config.checkpoint.every_steps == 0:
+                monitor.saved(checkpoint.save(worker, plan, state))
+            if last:
+                break
+        monitor.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
