@@ -68,6 +68,7 @@ class _Engine:
         groups = parameter_groups(model.named_parameters(), section.weight_decay)
         optimizer = _optimizer(groups, section, plan.ds_config)
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config)
+        self.deepspeed.clip_fp32_gradients = self._clip_fp32_gradients
         self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
 
     def set_learning_rate(self, schedule: ScheduleSection, tokens: int) -> float:
@@ -76,6 +77,19 @@ class _Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    def _clip_fp32_gradients(self) -> None:
+        """Clip without ZeRO in fp32. DeepSpeed's own counts a tied embedding once per stage and keeps the norm to itself."""
+        engine = self.deepspeed
+        parameters = [p for p in engine.module.parameters() if p.grad is not None]
+        counted = [p.grad.norm() for p in parameters if not getattr(p, "ds_pipe_replicated", False)]
+        squares = torch.stack([*counted, torch.zeros((), device=engine.device)]).square().sum()
+        if engine.mpu is not None:
+            dist.all_reduce(squares, group=engine.mpu.get_model_parallel_group())
+        engine._global_grad_norm = squares.sqrt()
+        shrink = (engine.gradient_clipping() / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
+        for parameter in parameters:
+            parameter.grad.mul_(shrink)
 
     def _weight(self, targets: int) -> float:
         return micro_batch_weight(targets, self.batch.gradient_accumulation_steps, self.batch.data_parallel_size)

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 if __package__ in (None, ""):  # started as a path: Python put trainer/ itself first, where its modules shadow others
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from trainer.launch_env import Process, current_process
-from trainer.preflight import RunPlan, prepare
+import torch  # noqa: E402
+
+from trainer import checkpoint, evaluation, run_folder  # noqa: E402
+from trainer.data.loader import Loader  # noqa: E402
+from trainer.data.order import WindowOrder  # noqa: E402
+from trainer.engine import build_engine, device_name, process_group  # noqa: E402
+from trainer.launch_env import Process, current_process  # noqa: E402
+from trainer.monitor import Monitor  # noqa: E402
+from trainer.preflight import RunPlan, prepare  # noqa: E402
+from trainer.state import derive_seed  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, decide, train. Returns the exit code."""
+    """Decide the run, then train it. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="trainer/train.py", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="run file, a JSON in ds_configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. run.seed=7")
@@ -29,62 +36,50 @@ def main(arguments: list[str] | None = None) -> int:
     process = current_process()
     try:
         plan = prepare(options.config, options.set, process.world_size)
-        if process.is_first:
-            from trainer import run_folder
-
-            lock = run_folder.take(plan.folder, plan.record)  # held, by name, until this process ends
-            assert not lock.closed
+        lock = run_folder.take(plan.folder, plan.record) if process.is_first else None
     except ValueError as error:
         if process.local_rank == 0:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
         return 2
     if process.is_first:
         print(plan.describe(), flush=True)
-    if plan.start.step >= plan.total_steps:
-        if process.is_first:
-            print(f"This run is complete ({plan.start.step} steps). Raise schedule.total_tokens to train it further.")
-        return 0
-    train(plan, process)
+    if plan.start.step < plan.total_steps:
+        with process_group(process) as device:
+            train(plan, process, device)
+    elif process.is_first:
+        print(f"This run is complete ({plan.start.step} steps). Raise schedule.total_tokens to train it further.")
+    if lock:
+        lock.close()
     return 0
 
 
-def train(plan: RunPlan, process: Process) -> None:
+def train(plan: RunPlan, process: Process, device: torch.device) -> None:
     """The training loop, from the plan to the last checkpoint."""
-    import torch
-
-    from trainer import checkpoint, engine, evaluation
-    from trainer.data.loader import Loader
-    from trainer.data.order import WindowOrder
-    from trainer.monitor import Monitor
-    from trainer.state import derive_seed
-
     config, batch = plan.config, plan.batch
     data_rank = plan.topology.data_rank(process.rank)
     order = WindowOrder(len(plan.train), config.run.seed, plan.train.shards.fingerprint)
     loader = Loader(plan.train, order, batch, data_rank)
+    worker = build_engine(plan, device)
+    if plan.resume_from:
+        checkpoint.load(worker, plan.resume_from)
+    state = plan.start
+    monitor = Monitor(plan, worker.shape, device_name(device), writes=process.is_first)
 
-    with engine.process_group(process) as device:
-        worker = engine.build_engine(plan, device)
-        if plan.resume_from:
-            checkpoint.load(worker, plan.resume_from)
-        state = plan.start
-        monitor = Monitor(plan, worker.shape, engine.device_name(device), writes=process.is_first)
+    for step_batch in monitor.timed(loader.steps(state.samples_seen)):
+        torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
+        rate = worker.set_learning_rate(config.schedule, state.advance(batch).tokens_seen)
+        result = worker.train_step(step_batch)
+        state = state.advance(batch)
+        last = state.step >= plan.total_steps
+        monitor.step(state, rate, result, worker.deepspeed.skipped_steps)
 
-        for step_batch in monitor.timed(loader.steps(state.samples_seen)):
-            torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
-            rate = worker.set_learning_rate(config.schedule, state.advance(batch).tokens_seen)
-            result = worker.train_step(step_batch)
-            state = state.advance(batch)
-            last = state.step >= plan.total_steps
-            monitor.step(state, rate, result, worker.deepspeed.skipped_steps)
-
-            if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
-                monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
-            if last or state.step % config.checkpoint.every_steps == 0:
-                monitor.saved(checkpoint.save(worker, plan, state))
-            if last:
-                break
-        monitor.close()
+        if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
+            monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
+        if last or state.step % config.checkpoint.every_steps == 0:
+            monitor.saved(checkpoint.save(worker, plan, state))
+        if last:
+            break
+    monitor.close()
 
 
 if __name__ == "__main__":

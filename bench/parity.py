@@ -1,0 +1,159 @@
+"""Loss curves of every way to split the work, side by side with a plain PyTorch loop.
+
+    deepspeed --num_accelerators 2 bench/parity.py [--steps 20] [--output table.json]
+
+On the ranks it is started with: ZeRO 0, 1, 2, 3 and two pipeline stages, fp32, for GPT-2, GPT-NeoX and Llama, with tied and
+untied embeddings, through the trainer's own loop; then, on the first rank, a loop in plain PyTorch over the stock model. Prints the
+largest relative difference of each curve from the plain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import torch
+from torch import distributed as dist
+from torch.nn import functional
+
+from data_prep.shards import TokenShards, Windows
+from tests.corpora import write_shards
+from tests.models import FAMILIES, run_file
+from trainer.data.order import WindowOrder
+from trainer.engine import process_group
+from trainer.launch_env import Process, current_process
+from trainer.lr_schedule import learning_rate
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.model import build
+from trainer.preflight import RunPlan, prepare
+from trainer.train import train
+
+WAYS = {
+    "ZeRO-0": {"zero_stage": 0},
+    "ZeRO-1": {"zero_stage": 1},
+    "ZeRO-2": {"zero_stage": 2},
+    "ZeRO-3": {"zero_stage": 3},
+    "2 stages": {"zero_stage": 0, "pipeline_stages": 2},
+    "2 stages + ZeRO-1": {"zero_stage": 1, "pipeline_stages": 2},
+}
+
+
+def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
+    """(loss, gradient norm) of each step by one process, stock model, torch.optim.AdamW, one batch per step."""
+    model = build.skeleton(plan.hf_config)
+    parts = dict(build.chunks(model))
+    list(build.materialise(model, parts, "cpu", torch.float32, plan.config.run.seed))
+    model.tie_weights()
+    section = plan.config.optimizer
+    decay = [p for p in model.parameters() if p.dim() >= 2]
+    other = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decay, "weight_decay": section.weight_decay}, {"params": other, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.eps)
+    shards = TokenShards.open(plan.config.data.train)
+    length, per_step = plan.batch.sequence_length, plan.batch.windows_per_step
+    order = WindowOrder(len(Windows(shards, length)), plan.config.run.seed, shards.fingerprint)
+    curve = []
+    for step in range(plan.total_steps):
+        rate = learning_rate(plan.config.schedule, section.learning_rate, (step + 1) * per_step * length)
+        rows = [shards.read(i * length, min((i + 1) * length + 1, shards.tokens)) for i in order.windows(step * per_step, per_step)]
+        tokens = torch.full((per_step, length + 1), -100)
+        for row, window in enumerate(rows):
+            tokens[row, : len(window)] = torch.from_numpy(window.astype(np.int64))
+        logits = model(input_ids=tokens[:, :-1].clamp(min=0)).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), section.gradient_clipping)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append((loss.item(), norm.item()))
+    return curve
+
+
+def largest_difference(curve: list[float], reference: list[float]) -> float:
+    """Largest relative difference, step by step."""
+    return max(abs(a - b) / abs(b) for a, b in zip(curve, reference, strict=True))
+
+
+def shared_folder(first: bool) -> Path:
+    """A temporary folder, known to every rank, with training shards in it."""
+    name = [tempfile.mkdtemp(prefix="moenda-parity-") if first else None]
+    dist.broadcast_object_list(name)
+    folder = Path(name[0])
+    if first:
+        write_shards(folder / "train")
+    dist.barrier()
+    return folder
+
+
+def prepare_everywhere(
+    folder: Path, family: str, tied: bool, parallel: dict[str, int], steps: int, process: Process
+) -> RunPlan:
+    """The plan of one variant's run, on every rank."""
+    name = f"{family}-{tied}-" + "-".join(map(str, parallel.values()))
+    model = {"config": {**FAMILIES[family], "vocab_size": "auto", "tie_word_embeddings": tied}}
+    schedule = {"total_tokens": steps * 512, "warmup_tokens": 1024}
+    config = run_file(folder / name, folder / "train", model=model, parallel=parallel, schedule=schedule)
+    config["checkpoint"] = {"every_steps": 10**6}
+    file = folder / f"{name}.json"
+    if process.is_first:
+        file.write_text(json.dumps(config))
+    dist.barrier()
+    plan = prepare(file, [], process.world_size)
+    dist.barrier()
+    (plan.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return plan
+
+
+def main() -> int:
+    """Run every way and print the table; the exit code is 1 when a loss is further apart than the tolerance."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative difference of a loss")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--local_rank", type=int)
+    options = parser.parse_args()
+    process = current_process()
+    logging.disable(logging.WARNING)
+    models = [(family, tied) for family in FAMILIES for tied in (True, False)]
+    curves, plans = {}, {}
+    with process_group(process) as device:
+        folder = shared_folder(process.is_first)
+        # the pipelines last: DeepSpeed keeps their topology in a global that its ZeRO engine then trips over
+        for way, family, tied in ((way, *model) for way in WAYS for model in models):
+            plan = prepare_everywhere(folder, family, tied, WAYS[way], options.steps, process)
+            with open(os.devnull, "w") as silence, redirect_stdout(silence):
+                train(plan, process, device)
+            curves[family, tied, way] = read_metrics(plan.folder / METRICS_FILE) if process.is_first else []
+            plans[family, tied] = plan
+    if not process.is_first:
+        return 0
+
+    rows = []
+    for family, tied in models:
+        plain = plain_loop(plans[family, tied])
+        for way in WAYS:
+            logged = [(row["loss"], row["grad_norm"]) for row in curves[family, tied, way]]
+            losses, norms = (largest_difference(*pair) for pair in zip(zip(*logged, strict=True), zip(*plain, strict=True), strict=True))
+            rows.append({"family": family, "tied": tied, "way": way, "loss": losses, "grad_norm": norms})
+            name = f"{family:<9} {'tied' if tied else 'untied':<7} {way:<18}"
+            print(f"{name} loss {losses:.1e}  grad norm {norms:.1e}", flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(rows, indent=1))
+    worst = max(row["loss"] for row in rows)
+    print(f"{len(rows)} curves of {options.steps} steps; largest relative difference of a loss: {worst:.1e}")
+    return int(worst > options.tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
