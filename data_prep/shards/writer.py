@@ -34,7 +34,7 @@ class ShardWriter:
         if not 0 <= eod_id < vocab_size:
             raise ShardError(f"end-of-document id {eod_id} is outside the vocabulary of {vocab_size} ids.")
         self.path = Path(path)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._header = ShardHeader(0, 0, 0, vocab_size, eod_id, tokenizer_fingerprint)
         self._dtype = token_dtype(vocab_size)
         self._starts: list[int] = []

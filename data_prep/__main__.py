@@ -1,0 +1,117 @@
+"""Corpus building: python -m data_prep run | peek | verify | schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from itertools import islice
+from pathlib import Path
+
+SET_ASIDE = 3
+"""Exit code of a build that finished, but set some inputs aside."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one sub-command. Returns the exit code: 0 done, 2 a mistake to mend, 3 done with inputs set aside."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run_command(options)
+    except ValueError as error:
+        print(f"moenda: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"moenda: {error}. What is finished is kept: mend the cause and run again.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="build a corpus from a recipe, or go on with a build")
+    run.add_argument("recipe", type=Path)
+    run.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. seed=7")
+    run.add_argument("--rebuild", action="store_true", help="build anew the stages whose settings or inputs have changed")
+    run.set_defaults(run_command=_run)
+
+    peek = commands.add_parser("peek", help="show documents of a stage's part, or of a folder of shards")
+    peek.add_argument("path", type=Path, help="a .jsonl.zst part or a shards folder")
+    peek.add_argument("--count", type=int, default=3)
+    peek.add_argument("--skip", type=int, default=0)
+    peek.add_argument("--characters", type=int, default=500, help="of each text")
+    peek.set_defaults(run_command=_peek)
+
+    verify = commands.add_parser("verify", help="check every byte of a folder of shards")
+    verify.add_argument("shards", type=Path)
+    verify.set_defaults(run_command=_verify)
+
+    schema = commands.add_parser("schema", help="write the JSON Schema of recipes")
+    schema.add_argument("file", type=Path, nargs="?", default=Path("data_prep/recipes/recipe.schema.json"))
+    schema.set_defaults(run_command=_schema)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from data_prep import corpus, recipe
+
+    if options.workers < 1:
+        raise ValueError(f"--workers {options.workers}: at least 1 is needed.")
+    summary = corpus.run(recipe.load(options.recipe, options.set), options.workers, options.rebuild)
+    print(corpus.describe(summary))
+    return SET_ASIDE if summary["set_aside_count"] else 0
+
+
+def _peek(options: argparse.Namespace) -> int:
+    from data_prep.document import SUFFIX, read_records
+
+    if options.path.is_dir():
+        return _peek_shards(options)
+    if not options.path.name.endswith(SUFFIX) or not options.path.is_file():
+        raise ValueError(f"{options.path}: neither a {SUFFIX} part nor a folder of shards.")
+    for record in islice(read_records(options.path), options.skip, options.skip + options.count):
+        text = record.pop("text", "")
+        print(json.dumps(record, ensure_ascii=False))
+        print(text[: options.characters], end="\n\n")
+    return 0
+
+
+def _peek_shards(options: argparse.Namespace) -> int:
+    from data_prep.shards import TokenShards
+    from data_prep.tokenizer import CorpusTokenizer
+
+    shards = TokenShards.open(options.path)
+    folder = options.path.resolve().parent.parent / "tokenizer"
+    tokenizer = CorpusTokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    starts = [*shards.document_starts().tolist(), shards.tokens]
+    for index in range(options.skip, min(options.skip + options.count, shards.documents)):
+        ids = shards.read(starts[index], starts[index + 1])
+        print(f"document {index}: tokens {starts[index]} to {starts[index + 1]}, first ids {ids[:12].tolist()}")
+        print(tokenizer.decode(ids[:-1].tolist())[: options.characters] if tokenizer else "", end="\n\n")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from data_prep.shards import TokenShards
+
+    shards = TokenShards.open(options.shards)
+    with tqdm(total=shards.tokens, unit="tok", unit_scale=True, desc="verify") as bar:
+        shards.verify_all(lambda done, _: bar.update(done - bar.n))
+    print(f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from data_prep.recipe import Recipe
+
+    options.file.write_text(json.dumps(Recipe.model_json_schema(), indent=2) + "\n", encoding="utf-8")
+    print(options.file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Stage 2: exact deduplication. Of documents with equal normalised text the first stays, in the order of the recipe.
+
+Three steps: hash every document (parallel), find the repeated hashes (one task; about 60 bytes of memory per document), and
+write what is kept and what is dropped (parallel).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from data_prep.document import SUFFIX, Document, read_documents, read_records, write_documents, write_records
+from data_prep.stage import Task, partial_name
+
+KEPT, DROPPED = f".kept{SUFFIX}", f".dropped{SUFFIX}"
+
+
+def normalise(text: str) -> str:
+    """What is compared: Unicode NFC, every run of white space as one space, none at the ends. Case and punctuation count."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def holdout_key(document_id: str, seed: int) -> int:
+    """A uniform 64-bit number from a document's id: the documents with the smallest are held out for validation."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/{document_id}".encode())
+
+
+def hash_work(task: Task, folder: Path) -> dict[str, Any]:
+    """Hash a part. Writes uint64 [documents, 3]: two halves of the text's xxh3-128, and the hold-out key."""
+    part, seed = task.arguments
+    rows, ids = [], []
+    for document in read_documents(part):
+        digest = xxhash.xxh3_128_intdigest(normalise(document.text).encode("utf-8", "surrogatepass"))
+        rows.append((digest >> 64, digest & (2**64 - 1), holdout_key(document.id, seed)))
+        ids.append({"id": document.id})
+    table, names = f"{task.name}.npy", f"{task.name}.ids{SUFFIX}"
+    _save(folder / table, np.array(rows, dtype=np.uint64).reshape(-1, 3))
+    write_records(folder / names, ids)
+    return {"outputs": [table, names]}
+
+
+def find_work(task: Task, folder: Path) -> dict[str, Any]:
+    """Find repeats among all parts. Writes per part int64 [documents]: -1 to keep, else the place of the one that is kept."""
+    hashes, names, remove = task.arguments
+    tables = [np.load(hashes / f"{name}.npy") for name in names]
+    everything = np.concatenate(tables) if tables else np.empty((0, 3), np.uint64)
+    first = first_occurrences(everything[:, 0], everything[:, 1]) if remove else np.arange(len(everything))
+    decision = np.where(first == np.arange(len(everything)), -1, first)
+    outputs, start = [], 0
+    for name, table in zip(names, tables, strict=True):
+        outputs.append(f"{name}.npy")
+        _save(folder / outputs[-1], decision[start : start + len(table)])
+        start += len(table)
+    keys = everything[decision == -1, 2]
+    return {
+        "outputs": outputs,
+        "part_sizes": [len(table) for table in tables],
+        "kept": len(keys),
+        "smallest_key": int(keys.min()) if len(keys) else None,
+        "largest_key": int(keys.max()) if len(keys) else None,
+    }
+
+
+def first_occurrences(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """For each position, the first position that has the same (high, low) pair. O(n log n)."""
+    order = np.lexsort((low, high))  # stable: equal pairs stay in their order
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (high[order][1:] != high[order][:-1]) | (low[order][1:] != low[order][:-1])
+    group_start = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    first = np.empty(len(order), dtype=np.int64)
+    first[order] = order[group_start]
+    return first
+
+
+def filter_work(task: Task, folder: Path) -> dict[str, Any]:
+    """Divide a part into kept and dropped; each dropped document names the one that is kept."""
+    part, decisions, hashes, names, part_sizes = task.arguments
+    decision = np.load(decisions / f"{task.name}.npy")
+    ids_of = _Ids(hashes, names, part_sizes)
+    kept: list[Document] = []
+    documents = list(read_documents(part))
+    dropped = []
+    for document, place in zip(documents, decision, strict=True):
+        if place < 0:
+            kept.append(document)
+        else:
+            record = {"id": document.id, "text": document.text, "source": document.source, "metadata": document.metadata}
+            dropped.append({**record, "reason": "exact duplicate", "kept_instead": ids_of[int(place)]})
+    write_documents(folder / f"{task.name}{KEPT}", kept)
+    write_records(folder / f"{task.name}{DROPPED}", dropped)
+    return {
+        "outputs": [f"{task.name}{KEPT}", f"{task.name}{DROPPED}"],
+        "kept": len(kept),
+        "kept_bytes": sum(len(document.text.encode()) for document in kept),
+        "dropped": {"exact duplicate": len(dropped)} if dropped else {},
+        "dropped_by_source": _count(record["source"] for record in dropped),
+        "samples": [{"id": r["id"], "kept_instead": r["kept_instead"], "text": r["text"][:300]} for r in dropped[:3]],
+    }
+
+
+class _Ids:
+    """Document ids by place in the whole corpus, read part by part as needed."""
+
+    def __init__(self, folder: Path, names: list[str], part_sizes: list[int]):
+        self._folder, self._names = folder, names
+        self._ends = np.cumsum(part_sizes)
+        self._cache: dict[int, list[str]] = {}
+
+    def __getitem__(self, place: int) -> str:
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        if part not in self._cache:
+            if len(self._cache) > 16:
+                self._cache.clear()
+            file = self._folder / f"{self._names[part]}.ids{SUFFIX}"
+            self._cache[part] = [record["id"] for record in read_records(file)]
+        return self._cache[part][place - int(self._ends[part])]
+
+
+def _count(values: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return counts
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    partial = partial_name(path)
+    with partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    partial.replace(path)

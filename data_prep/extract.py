@@ -1,0 +1,115 @@
+"""Stage 1: raw files -> documents. One task per large file, or per group of small ones."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import zstandard
+
+from data_prep.document import SUFFIX, Document, SetAside, write_documents
+from data_prep.recipe import Build, Source
+from data_prep.sources import gutenberg, hf_dataset, jsonl, parquet, plaintext
+from data_prep.sources.files import Piece
+from data_prep.stage import Task
+
+READERS: dict[str, ModuleType] = {
+    "plaintext": plaintext,
+    "gutenberg": gutenberg,
+    "jsonl": jsonl,
+    "parquet": parquet,
+    "hf_dataset": hf_dataset,
+}
+UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, zstandard.ZstdError, pa.ArrowException, orjson.JSONDecodeError)
+"""What a damaged or unreadable file makes its reader raise."""
+LISTED = 1000
+"""Set-aside inputs that are listed per task; all are counted."""
+
+
+def settings(build: Build) -> dict[str, Any]:
+    """All that decides this stage's outputs: the sources' settings, and each input's size and time of change."""
+    inputs = [
+        [str(piece.path), list(piece.rows or ()), piece.size, _changed(piece.path)]
+        for source in build.recipe.sources
+        for piece in READERS[source.type].pieces(source, build.base)
+    ]
+    sources = [source.model_dump(mode="json", exclude={"paths"}) for source in build.recipe.sources]
+    return {"sources": sources, "inputs": inputs, "task_megabytes": build.recipe.task_megabytes}
+
+
+def tasks(build: Build) -> list[Task]:
+    """Pieces in the recipe's order, small ones grouped; independent of the number of workers."""
+    limit = build.recipe.task_megabytes << 20
+    groups: list[list[tuple[Source, Piece]]] = [[]]
+    size = 0
+    for source in build.recipe.sources:
+        for piece in READERS[source.type].pieces(source, build.base):
+            if groups[-1] and size + piece.size > limit:
+                groups.append([])
+                size = 0
+            groups[-1].append((source, piece))
+            size += piece.size
+    return [Task(f"part-{i:05d}", sum(piece.size for _, piece in group), group) for i, group in enumerate(groups)]
+
+
+def work(task: Task, folder: Path) -> dict[str, Any]:
+    """Read the task's pieces into one part; count documents, drops and what was set aside."""
+    output = f"{task.name}{SUFFIX}"
+    tally = _Tally()
+    write_documents(folder / output, tally.keep(_read(task.arguments)))
+    return {"outputs": [output], **tally.summary()}
+
+
+class _Tally:
+    """Counts of one task, by source and reason."""
+
+    def __init__(self) -> None:
+        self.documents: Counter[str] = Counter()
+        self.text_bytes: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.set_aside: list[dict[str, str]] = []
+        self.set_aside_count = 0
+
+    def keep(self, stream: Iterator[Document | SetAside]) -> Iterator[Document]:
+        """Pass on documents with text; count everything."""
+        for item in stream:
+            if isinstance(item, SetAside):
+                self.set_aside_count += 1
+                if len(self.set_aside) < LISTED:
+                    self.set_aside.append({"where": item.where, "reason": item.reason})
+            elif not item.text.strip():
+                self.dropped["empty text"] += 1
+            else:
+                self.documents[item.source] += 1
+                self.text_bytes[item.source] += len(item.text.encode("utf-8", "replace"))
+                yield item
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "documents": dict(self.documents),
+            "text_bytes": dict(self.text_bytes),
+            "dropped": dict(self.dropped),
+            "set_aside": self.set_aside,
+            "set_aside_count": self.set_aside_count,
+        }
+
+
+def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
+    for source, piece in group:
+        try:
+            for item in READERS[source.type].read(piece, source):
+                if isinstance(item, Document) and source.licence:
+                    item.metadata.setdefault("licence", source.licence)
+                yield item
+        except UNREADABLE as error:
+            yield SetAside(str(piece.path), f"unreadable from here on: {type(error).__name__}: {error}")
+
+
+def _changed(path: Path) -> int:
+    return max(p.stat().st_mtime_ns for p in path.iterdir()) if path.is_dir() else path.stat().st_mtime_ns

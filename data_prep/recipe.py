@@ -1,0 +1,100 @@
+"""The recipe: one strict JSON for a whole corpus build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+import strict_json
+from data_prep.sources.gutenberg import GutenbergSource
+from data_prep.sources.hf_dataset import HFDatasetSource
+from data_prep.sources.jsonl import JsonlSource
+from data_prep.sources.parquet import ParquetSource
+from data_prep.sources.plaintext import PlainTextSource
+
+Source = Annotated[
+    PlainTextSource | GutenbergSource | JsonlSource | ParquetSource | HFDatasetSource, Field(discriminator="type")
+]
+
+
+class DedupSection(strict_json.StrictModel):
+    """Removal of repeated documents."""
+
+    exact: bool = True
+    """Keep only the first of documents whose texts are equal but for white space and Unicode composition (NFC)."""
+
+
+class TokenizerSection(strict_json.StrictModel):
+    """A tokenizer to train on the corpus, or an existing one."""
+
+    path: str | None = None
+    """Existing tokenizer: a tokenizer.json or a Hugging Face folder that holds one, relative to the recipe; null: train one."""
+    vocab_size: int | None = Field(default=None, ge=257)
+    """Size of the byte-level BPE vocabulary to train, the end-of-document token included."""
+    eod_token: str | None = None
+    """End-of-document token; null: <|endoftext|> when training, else the tokenizer's own end-of-sequence token."""
+    sample_megabytes: int = Field(default=1000, ge=1)
+    """Text to train on: all documents, or an even sample of about this size."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TokenizerSection:
+        if (self.path is None) == (self.vocab_size is None):
+            raise ValueError("give either path (an existing tokenizer) or vocab_size (train one), not both or neither")
+        return self
+
+
+class ShardsSection(strict_json.StrictModel):
+    """Form of the token shards."""
+
+    tokens_per_shard: int = Field(default=2**28, ge=1)
+    """A shard is closed at the first document that fills it to this many tokens."""
+    validation_fraction: float = Field(default=0.01, ge=0, lt=1)
+    """Share of documents held out, chosen by a hash of their ids; at least one document when above 0."""
+
+
+class Recipe(strict_json.StrictModel):
+    """A corpus build."""
+
+    schema_path: str | None = Field(default=None, alias="$schema")
+    """Path of the JSON Schema, for editors."""
+    output: str
+    """Folder of the corpus, relative to the recipe; made if absent."""
+    seed: int = 0
+    """Seed of the validation split and the tokenizer's sample."""
+    sources: list[Source] = Field(min_length=1)
+    """What the corpus is made of; the order decides which of two equal documents stays."""
+    task_megabytes: int = Field(default=64, ge=1)
+    """Input per task: smaller files are grouped up to this size. A killed build repeats at most the tasks in progress."""
+    dedup: DedupSection = DedupSection()
+    tokenizer: TokenizerSection
+    shards: ShardsSection = ShardsSection()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        names = [source.name for source in self.sources]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two sources have the same name: {', '.join(repeated)}")
+        return self
+
+
+class Build(strict_json.StrictModel):
+    """A recipe with its place, from which relative paths start."""
+
+    recipe: Recipe
+    base: Path
+
+    @property
+    def output(self) -> Path:
+        """The corpus folder."""
+        return (self.base / self.recipe.output).resolve()
+
+
+def load(path: str | Path, assignments: list[str]) -> Build:
+    """Read a recipe and apply `--set key=value` assignments. Raises ConfigError listing every mistake."""
+    raw = strict_json.override(strict_json.read(path), assignments)
+    return Build(recipe=strict_json.validate(Recipe, raw, path), base=Path(path).resolve().parent)
+
+

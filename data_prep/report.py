@@ -1,0 +1,172 @@
+"""report.html: what is in the corpus, as one self-contained page for a person."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.stage import partial_name
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; text-align: left; vertical-align: top }
+th { border-bottom: 2px solid #bbb } td { border-bottom: 1px solid #eee } .n { text-align: right; font-variant-numeric: tabular-nums }
+.bar { background: #4c78a8; height: .7rem; display: inline-block } code { background: #f4f4f4; padding: 0 .2rem; word-break: break-all }
+.big { display: flex; gap: 2rem; flex-wrap: wrap } .big b { display: block; font-size: 1.5rem } .warn { background: #fff3cd; padding: .5rem 1rem }
+img { max-width: 100% } .sample { color: #555; font-size: .85rem }
+"""
+
+
+def write(path: Path, summary: dict[str, Any]) -> None:
+    """Write the page for a corpus, from the summary of its build and the histories beside its shards."""
+    sections = [
+        _headline(summary),
+        _set_aside(summary),
+        _sources(summary),
+        _lengths(summary),
+        _drops(summary),
+        _tokenizer(summary),
+        _shards(summary),
+    ]
+    title = f"Corpus report: {Path(summary['output']).name}"
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<h1>{escape(title)}</h1>{''.join(sections)}</html>\n"
+    )
+    partial = partial_name(path)
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+
+
+def _manifests(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {split: manifest for split, manifest in summary["shards"].items() if manifest}
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    manifests = _manifests(summary).values()
+    tokens, documents, size = (sum(m[key] for m in manifests) for key in ("tokens", "documents", "text_bytes"))
+    facts = {
+        "tokens": f"{tokens:,}",
+        "documents kept": f"{documents:,}",
+        "documents dropped": f"{sum(summary['dropped'].values()):,}",
+        "text": _bytes(size),
+        "bytes per token": f"{size / (tokens - documents):.2f}" if tokens > documents else "-",
+    }
+    return "<div class=big>" + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in facts.items()) + "</div>"
+
+
+def _set_aside(summary: dict[str, Any]) -> str:
+    if not summary["set_aside_count"]:
+        return ""
+    rows = [(escape(entry["where"]), escape(entry["reason"])) for entry in summary["set_aside"][:50]]
+    return (
+        f"<h2>Set aside</h2><p class=warn>{summary['set_aside_count']:,} inputs could not be read; the rest went on.</p>"
+        + _table(("input", "reason"), rows)
+    )
+
+
+def _sources(summary: dict[str, Any]) -> str:
+    totals: dict[str, dict[str, int]] = {}
+    for manifest in _manifests(summary).values():
+        for source, counts in manifest["sources"].items():
+            row = totals.setdefault(source, dict.fromkeys(counts, 0))
+            for key, value in counts.items():
+                row[key] += value
+    everything = sum(row["tokens"] for row in totals.values())
+    licences = {source["name"]: source["licence"] or "per document or unknown" for source in summary["sources"]}
+    rows = []
+    for name, row in sorted(totals.items(), key=lambda item: -item[1]["tokens"]):
+        share = row["tokens"] / everything
+        bar = f"<span class=bar style='width:{max(1, share * 120):.0f}px'></span> {share:.1%}"
+        counts = [f"{row['documents']:,}", f"{row['tokens']:,}", _bytes(row["text_bytes"])]
+        rows.append((escape(name), *counts, bar, escape(licences.get(name, ""))))
+    head = ("source", "documents", "tokens", "text", "share of tokens", "licence")
+    return "<h2>Sources</h2>" + _table(head, rows, numbers=(1, 2, 3))
+
+
+def _lengths(summary: dict[str, Any]) -> str:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import numpy as np
+    from matplotlib import pyplot
+
+    parts = []
+    for split, manifest in _manifests(summary).items():
+        folder = Path(summary["output"]) / "shards" / split
+        for shard in manifest["shards"]:
+            name = shard["name"].replace("shard-", "documents-").replace(".tokens", ".parquet")
+            parts.append(pq.read_table(folder / name, columns=["tokens"])["tokens"].to_numpy())
+    lengths = np.concatenate(parts)
+    top = max(2, int(lengths.max()))
+    bins = np.unique(np.geomspace(1, top + 1, 40).astype(np.int64))
+    figure, axes = pyplot.subplots(figsize=(8, 2.6), constrained_layout=True)
+    axes.hist(lengths, bins=bins, color="#4c78a8")
+    axes.set(xscale="log", xlabel="tokens in a document", ylabel="documents")
+    for window in (1024, 2048, 4096):
+        if window < top:
+            axes.axvline(window, color="#e45756", linewidth=0.8)
+            axes.annotate(str(window), (window, axes.get_ylim()[1]), fontsize=7, color="#e45756")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+    image = base64.b64encode(buffer.getvalue()).decode()
+    quantiles = ", ".join(f"{q:.0%}: {int(np.quantile(lengths, q)):,}" for q in (0.05, 0.25, 0.5, 0.75, 0.95))
+    return (
+        f"<h2>Document lengths</h2><img alt='histogram of document lengths in tokens' src='data:image/png;base64,{image}'>"
+        f"<p>Quantiles in tokens: {quantiles}; longest {int(lengths.max()):,}. Red: usual context windows.</p>"
+    )
+
+
+def _drops(summary: dict[str, Any]) -> str:
+    if not summary["dropped"]:
+        return "<h2>Dropped</h2><p>Nothing was dropped.</p>"
+    rows = [(escape(reason), f"{count:,}") for reason, count in sorted(summary["dropped"].items())]
+    samples = "".join(
+        f"<p class=sample><code>{escape(s['id'])}</code> repeats <code>{escape(s['kept_instead'])}</code>: {escape(s['text'])}</p>"
+        for s in summary["drop_samples"][:8]
+    )
+    where = "Every dropped document is in <code>2-dedup/documents/*.dropped.jsonl.zst</code>, with its reason."
+    return f"<h2>Dropped</h2>{_table(('reason', 'documents'), rows, numbers=(1,))}<p>{where}</p>{samples}"
+
+
+def _tokenizer(summary: dict[str, Any]) -> str:
+    facts = summary["tokenizer"]
+    rows = [
+        ("origin", "byte-level BPE trained on this corpus" if facts["trained"] else "existing tokenizer, copied"),
+        ("vocabulary", f"{facts['vocab_size']:,} ids"),
+        ("end of document", f"<code>{escape(facts['eod_token'])}</code> (id {facts['eod_id']})"),
+        ("fingerprint", f"<code>{facts['fingerprint']}</code>"),
+    ]
+    return "<h2>Tokenizer</h2>" + _table(("", ""), rows)
+
+
+def _shards(summary: dict[str, Any]) -> str:
+    rows = [
+        (split, f"{len(m['shards']):,}", f"{m['documents']:,}", f"{m['tokens']:,}", f"<code>{m['fingerprint']}</code>")
+        for split, m in _manifests(summary).items()
+    ]
+    return "<h2>Shards</h2>" + _table(("split", "shards", "documents", "tokens", "fingerprint"), rows, numbers=(1, 2, 3))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], numbers: tuple[int, ...] = ()) -> str:
+    def row(cells: tuple[str, ...], tag: str) -> str:
+        marked = (f"<{tag}{' class=n' if i in numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
+        return f"<tr>{''.join(marked)}</tr>"
+
+    return f"<table>{row(head, 'th') if any(head) else ''}{''.join(row(cells, 'td') for cells in rows)}</table>"
+
+
+def _bytes(count: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

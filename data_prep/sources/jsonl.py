@@ -1,0 +1,62 @@
+"""JSON lines, plain or compressed: The Pile's {"text": ..., "meta": {"pile_set_name": ...}}, or other keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from data_prep.document import Document, SetAside
+from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed
+
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".ndjson")
+
+
+class JsonlSource(SourceSettings):
+    """One JSON object per line; .gz and .zst are decompressed."""
+
+    type: Literal["jsonl"]
+    text_key: str = "text"
+    """Key of the text."""
+    meta_key: str | None = "meta"
+    """Key of an object whose entries become metadata; null: all other keys do."""
+    id_key: str | None = None
+    """Key of an id to keep in the metadata as `original_id`."""
+
+
+def pieces(settings: JsonlSource, base: Path) -> list[Piece]:
+    """Input files; from folders those whose names end as JSON lines do."""
+    return find_files(settings, base, SUFFIXES)
+
+
+def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
+    """Documents of one file; a bad line is set aside by its number."""
+    with open_compressed(piece.path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{piece.path}:{number}"
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                yield SetAside(where, f"not JSON: {error}")
+                continue
+            if not isinstance(record, dict) or not isinstance(record.get(settings.text_key), str):
+                yield SetAside(where, f'no string under "{settings.text_key}"')
+                continue
+            yield Document(
+                f"{settings.name}/{piece.name}#{number}", record[settings.text_key], settings.name, _meta(record, settings)
+            )
+
+
+def _meta(record: dict[str, Any], settings: JsonlSource) -> dict[str, Any]:
+    if settings.meta_key is None:
+        metadata = {key: value for key, value in record.items() if key != settings.text_key}
+    else:
+        metadata = record.get(settings.meta_key)
+        metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    if settings.id_key is not None:
+        metadata["original_id"] = record.get(settings.id_key)
+    return metadata

@@ -1,0 +1,195 @@
+"""A stage: a folder of outputs, made by tasks that do not know of each other.
+
+Each task writes its outputs under other names, renames them, and leaves a done mark with their checksums. So a stage may be
+killed anywhere and run again: what is done and undamaged is passed over, the rest is made again with the same bytes, by any
+number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from tqdm import tqdm
+
+STAGE_FILE = "stage.json"
+
+
+class StageError(ValueError):
+    """A stage cannot go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of a stage's work."""
+
+    name: str
+    """Unique in the stage; the stem of its outputs."""
+    size: int
+    """Input bytes, for the progress bar."""
+    arguments: Any
+    """What the stage's work function needs; picklable."""
+
+
+Work = Callable[[Task, Path], dict[str, Any]]
+"""Does one task, writing into the stage's folder; returns JSON with "outputs", the names of the files it wrote."""
+
+
+def run(
+    folder: Path, title: str, settings: dict[str, Any], tasks: list[Task], work: Work, workers: int, rebuild: bool = False
+) -> list[dict[str, Any]]:
+    """Bring a stage to its end and return each task's result, in the order of `tasks`.
+
+    `settings` is all that decides the outputs. Raises StageError when the folder was made with others (unless `rebuild`, which
+    empties it first), and when a worker is killed.
+    """
+    _claim(folder, title, settings, rebuild)
+    results: dict[str, dict[str, Any]] = {}
+    with tqdm(
+        total=sum(task.size for task in tasks), desc=f"{title:<10}", unit="B", unit_scale=True, mininterval=0.5
+    ) as bar:
+        pending = {task.name: task for task in tasks}
+        for task_name, result in _in_parallel(_check_done, [(folder, task) for task in tasks], workers, title):
+            if result is not None:
+                results[task_name] = result
+                bar.update(pending.pop(task_name).size)
+        for task_name, result in _in_parallel(_do, [(folder, t, work) for t in pending.values()], workers, title):
+            results[task_name] = result
+            bar.update(pending[task_name].size)
+    return [results[task.name] for task in tasks]
+
+
+def fingerprint(results: list[dict[str, Any]]) -> str:
+    """Identity of a stage's outputs: what a later stage names as its input."""
+    checksums = [list(result["checksums"].items()) for result in results]
+    return xxhash.xxh3_128_hexdigest(json.dumps(checksums).encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all, flushed to the disk."""
+    partial = partial_name(path)
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file is written before it is renamed; one per process, so that two never write into one file."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _claim(folder: Path, title: str, settings: dict[str, Any], rebuild: bool) -> None:
+    """Make the folder, or make sure that it was made with the same settings; clear what killed tasks left."""
+    settings = json.loads(json.dumps(settings))
+    file = folder / STAGE_FILE
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before != settings and not rebuild:
+            raise StageError(
+                f"{folder} was built differently: {'; '.join(_differences(before, settings))}. Nothing was changed. Run with "
+                f"--rebuild to build this stage ({title}) and those after it anew, or choose another output folder."
+            )
+        if before != settings:
+            shutil.rmtree(folder)
+    (folder / "done").mkdir(parents=True, exist_ok=True)
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink()
+    if not file.is_file():
+        write_json(file, settings)
+
+
+def _differences(before: Any, now: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        parts = [_differences(before.get(k, "absent"), now.get(k, "absent"), f"{key}.{k}" if key else k) for k in keys]
+        return [line for part in parts for line in part]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        parts = [_differences(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(before, now, strict=True))]
+        return [line for part in parts for line in part][:5]
+    return [] if before == now else [f"{key} was {_short(before)}, is {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _check_done(job: tuple[Path, Task]) -> dict[str, Any] | None:
+    """The result of a finished task whose outputs are all still what they were, else None."""
+    folder, task = job
+    mark = folder / "done" / f"{task.name}.json"
+    if not mark.is_file():
+        return None
+    result = json.loads(mark.read_text(encoding="utf-8"))
+    if all(_checksum(folder / name) == checksum for name, checksum in result["checksums"].items()):
+        return result
+    mark.unlink()
+    return None
+
+
+def _do(job: tuple[Path, Task, Work]) -> dict[str, Any]:
+    folder, task, work = job
+    result = work(task, folder)
+    result["checksums"] = {name: _checksum(folder / name) for name in result.pop("outputs")}
+    write_json(folder / "done" / f"{task.name}.json", result)
+    return result
+
+
+def _checksum(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _in_parallel(
+    function: Callable[[Any], Any], jobs: list[tuple], workers: int, title: str
+) -> Iterator[tuple[str, Any]]:
+    """(task name, result) as jobs finish."""
+    if workers == 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job[1].name, function(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _die_with_parent, (os.getpid(),)) as pool:
+        futures: dict[Future, str] = {pool.submit(function, job): job[1].name for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise StageError(
+                f"{title}: a worker process was killed (out of memory?). What is done is kept: run again, with a smaller "
+                f"--workers if memory is short."
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _die_with_parent(parent: int) -> None:
+    """End this worker soon after its parent is gone: nothing else would, and the next run would meet it."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

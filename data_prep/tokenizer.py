@@ -1,0 +1,133 @@
+"""Tokenizers: a byte-level BPE trained on the corpus, or an existing one, and the folder in which either goes with the shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from data_prep.shards import tokenizer_fingerprint
+
+DEFAULT_EOD = "<|endoftext|>"
+KNOWN_EOD = (DEFAULT_EOD, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+BATCH = 256
+
+
+class TokenizerError(ValueError):
+    """A tokenizer cannot be trained, loaded or used; the message says why and what to do."""
+
+
+class CorpusTokenizer:
+    """A tokenizer as the corpus build uses it."""
+
+    def __init__(self, folder: Path):
+        """Open a tokenizer folder that `train` or `adopt` wrote."""
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # a document that spells a special token, by chance or malice, must not become one
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.eod_token: str = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
+        self.eod_id: int = self._tokenizer.token_to_id(self.eod_token)
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size: int = max(vocabulary.values()) + 1
+        self.fingerprint: str = tokenizer_fingerprint(folder / "tokenizer.json")
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids (uint32) of each text, without special tokens."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def encode_all(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """As `encode`, for any number of texts, a batch at a time."""
+        batch: list[str] = []
+        for text in texts:
+            batch.append(text)
+            if len(batch) == BATCH:
+                yield from self.encode(batch)
+                batch = []
+        yield from self.encode(batch)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def train(texts: Iterable[str], vocab_size: int, eod_token: str | None, folder: Path) -> None:
+    """Train a byte-level BPE (Sennrich et al. 2016 over bytes, as GPT-2) and write its folder.
+
+    All 256 bytes are in the vocabulary, so nothing is unknown. The same texts in the same order give the same file.
+    """
+    eod_token = eod_token or DEFAULT_EOD
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(eod_token, special=True)],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    _write_config(folder, {}, eod_token)
+
+
+def find(path: Path) -> Path:
+    """The tokenizer.json at `path`, a file or a Hugging Face folder. Raises TokenizerError when there is none."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        hint = f" {path} holds {', '.join(sorted(p.name for p in path.iterdir())[:8])}." if path.is_dir() else ""
+        raise TokenizerError(
+            f"tokenizer.path: no {file}.{hint} A tokenizer.json is needed; `AutoTokenizer.from_pretrained(...)."
+            f"save_pretrained(folder)` writes one."
+        )
+    return file
+
+
+def adopt(path: Path, eod_token: str | None, folder: Path) -> None:
+    """Copy an existing tokenizer into `folder`, with its end-of-document token decided.
+
+    Raises TokenizerError when the file is no tokenizer, or when no token can serve as end of document.
+    """
+    file = find(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every malformed file
+        raise TokenizerError(f"{file}: not a tokenizer that the tokenizers library can load: {error}") from None
+    config = {}
+    beside = file.with_name("tokenizer_config.json")
+    if beside.is_file():
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    eod_token = _choose_eod(tokenizer, eod_token, config, file)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / "tokenizer.json")
+    _write_config(folder, config, eod_token)
+
+
+def _choose_eod(tokenizer: Tokenizer, wanted: str | None, config: dict[str, Any], file: Path) -> str:
+    declared = config.get("eos_token")
+    declared = declared.get("content") if isinstance(declared, dict) else declared
+    for candidate in [wanted] if wanted else [declared, *KNOWN_EOD]:
+        if isinstance(candidate, str) and tokenizer.token_to_id(candidate) is not None:
+            return candidate
+    special = sorted(token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+    asked = f'"{wanted}" is not in its vocabulary' if wanted else "it declares no end-of-sequence token"
+    raise TokenizerError(
+        f"{file}: {asked}. Set tokenizer.eod_token in the recipe to one of its special tokens: {', '.join(special) or 'none'}."
+    )
+
+
+def _write_config(folder: Path, config: dict[str, Any], eod_token: str) -> None:
+    """tokenizer_config.json, such that AutoTokenizer loads the folder offline and without remote code."""
+    kept = {key: value for key, value in config.items() if key not in ("auto_map", "tokenizer_file", "name_or_path")}
+    kept |= {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eod_token}
+    kept.setdefault("clean_up_tokenization_spaces", False)
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
