@@ -23,9 +23,7 @@ class ConfigError(ValueError):
 class StrictModel(BaseModel):
     """A config section: unknown keys are refused, values are not coerced between types, instances are immutable."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 Model = TypeVar("Model", bound=StrictModel)

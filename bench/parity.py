@@ -64,7 +64,9 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
     curve = []
     for step in range(plan.total_steps):
         rate = learning_rate(plan.config.schedule, section.learning_rate, (step + 1) * per_step * length)
-        rows = [shards.read(i * length, min((i + 1) * length + 1, shards.tokens)) for i in order.windows(step * per_step, per_step)]
+        rows = [
+            shards.read(i * length, min((i + 1) * length + 1, shards.tokens)) for i in order.windows(step * per_step, per_step)
+        ]
         tokens = torch.full((per_step, length + 1), -100)
         for row, window in enumerate(rows):
             tokens[row, : len(window)] = torch.from_numpy(window.astype(np.int64))
@@ -144,7 +146,9 @@ def main() -> int:
         plain = plain_loop(plans[family, tied])
         for way in WAYS:
             logged = [(row["loss"], row["grad_norm"]) for row in curves[family, tied, way]]
-            losses, norms = (largest_difference(*pair) for pair in zip(zip(*logged, strict=True), zip(*plain, strict=True), strict=True))
+            losses, norms = (
+                largest_difference(*pair) for pair in zip(zip(*logged, strict=True), zip(*plain, strict=True), strict=True)
+            )
             rows.append({"family": family, "tied": tied, "way": way, "loss": losses, "grad_norm": norms})
             name = f"{family:<9} {'tied' if tied else 'untied':<7} {way:<18}"
             print(f"{name} loss {losses:.1e}  grad norm {norms:.1e}", flush=True)

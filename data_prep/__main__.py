@@ -101,7 +101,9 @@ def _verify(options: argparse.Namespace) -> int:
     shards = TokenShards.open(options.shards)
     with tqdm(total=shards.tokens, unit="tok", unit_scale=True, desc="verify") as bar:
         shards.verify_all(lambda done, _: bar.update(done - bar.n))
-    print(f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole")
+    print(
+        f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
+    )
     return 0
 
 

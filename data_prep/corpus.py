@@ -69,9 +69,7 @@ def _deduplicate(
 
     hashes = out / "2-dedup" / "hashes"
     tasks = [Task(name, size, (part, recipe.seed)) for name, size, part in zip(names, sizes, parts, strict=True)]
-    hashed = stage.run(
-        hashes, "hash", {"input": source, "seed": recipe.seed}, tasks, exact.hash_work, workers, rebuild
-    )
+    hashed = stage.run(hashes, "hash", {"input": source, "seed": recipe.seed}, tasks, exact.hash_work, workers, rebuild)
     decisions = out / "2-dedup" / "decisions"
     search = Task("duplicates", sum(sizes), (hashes, names, recipe.dedup.exact))
     settings = {"input": stage.fingerprint(hashed), "exact": recipe.dedup.exact}
@@ -219,13 +217,15 @@ def describe(summary: dict[str, Any]) -> str:
     lines += [f"            {count:,} {reason}" for reason, count in sorted(summary["dropped"].items())]
     for split, manifest in summary["shards"].items():
         if manifest:
-            lines.append(f"{split:<12}{manifest['tokens']:,} tokens in {manifest['documents']:,} documents: {out}/shards/{split}")
+            lines.append(
+                f"{split:<12}{manifest['tokens']:,} tokens in {manifest['documents']:,} documents: {out}/shards/{split}"
+            )
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
     lines.append(f"report      {out}/report.html")
     if summary["set_aside_count"]:
         lines.append(f"SET ASIDE   {summary['set_aside_count']:,} inputs could not be read:")
         lines += [f"            {entry['where']}: {entry['reason']}" for entry in summary["set_aside"][:10]]
-    lines.append(f'next        set data.train to "{out}/shards/train" in a run file, then: deepspeed trainer/train.py --config FILE')
+    lines.append(
+        f'next        set data.train to "{out}/shards/train" in a run file, then: deepspeed trainer/train.py --config FILE'
+    )
     return "\n".join(lines)
-
-

@@ -96,5 +96,3 @@ def load(path: str | Path, assignments: list[str]) -> Build:
     """Read a recipe and apply `--set key=value` assignments. Raises ConfigError listing every mistake."""
     raw = strict_json.override(strict_json.read(path), assignments)
     return Build(recipe=strict_json.validate(Recipe, raw, path), base=Path(path).resolve().parent)
-
-

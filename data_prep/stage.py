@@ -56,9 +56,7 @@ def run(
     """
     _claim(folder, title, settings, rebuild)
     results: dict[str, dict[str, Any]] = {}
-    with tqdm(
-        total=sum(task.size for task in tasks), desc=f"{title:<10}", unit="B", unit_scale=True, mininterval=0.5
-    ) as bar:
+    with tqdm(total=sum(task.size for task in tasks), desc=f"{title:<10}", unit="B", unit_scale=True, mininterval=0.5) as bar:
         pending = {task.name: task for task in tasks}
         for task_name, result in _in_parallel(_check_done, [(folder, task) for task in tasks], workers, title):
             if result is not None:
@@ -159,9 +157,7 @@ def _checksum(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _in_parallel(
-    function: Callable[[Any], Any], jobs: list[tuple], workers: int, title: str
-) -> Iterator[tuple[str, Any]]:
+def _in_parallel(function: Callable[[Any], Any], jobs: list[tuple], workers: int, title: str) -> Iterator[tuple[str, Any]]:
     """(task name, result) as jobs finish."""
     if workers == 1 or len(jobs) <= 1:
         for job in jobs:

@@ -100,7 +100,7 @@ def adopt(path: Path, eod_token: str | None, folder: Path) -> None:
     file = find(path)
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every malformed file
+    except Exception as error:
         raise TokenizerError(f"{file}: not a tokenizer that the tokenizers library can load: {error}") from None
     config = {}
     beside = file.with_name("tokenizer_config.json")

@@ -73,9 +73,7 @@ def _generate(options: argparse.Namespace) -> None:
     from trainer.generate import generate
 
     prompts = options.prompt or [""]
-    for text in generate(
-        options.model, prompts, options.max_new_tokens, options.temperature, options.top_k, options.seed
-    ):
+    for text in generate(options.model, prompts, options.max_new_tokens, options.temperature, options.top_k, options.seed):
         print(text, end="\n\n")
 
 

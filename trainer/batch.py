@@ -69,9 +69,7 @@ class BatchPlan:
         )
 
 
-def solve(
-    section: BatchSection, sequence_length: int, data_parallel_size: int, pipeline_stages: int = 1
-) -> BatchPlan:
+def solve(section: BatchSection, sequence_length: int, data_parallel_size: int, pipeline_stages: int = 1) -> BatchPlan:
     """The one split of the global batch that the section allows, or BatchError with every number and the nearest ways out."""
     for name in ("micro_batch_size", "gradient_accumulation_steps"):
         value = getattr(section, name)
@@ -79,9 +77,7 @@ def solve(
             raise BatchError(f"batch.{name} is {value}; it must be at least 1.")
     micro, accumulation = section.micro_batch_size, section.gradient_accumulation_steps
     known = _product(sequence_length, data_parallel_size, micro, accumulation)
-    if section.global_batch_tokens % known or (
-        "auto" not in (micro, accumulation) and section.global_batch_tokens != known
-    ):
+    if section.global_batch_tokens % known or ("auto" not in (micro, accumulation) and section.global_batch_tokens != known):
         raise BatchError(_refusal(section, sequence_length, data_parallel_size, known))
     rest = section.global_batch_tokens // known
     if micro == "auto" and accumulation == "auto":

@@ -69,9 +69,7 @@ def _probe(engine: ZeroEngine | PipelineEngine, plan: RunPlan) -> dict[str, floa
 
 def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:
     """Restore parameters and optimizer states, into an engine built the same way."""
-    path, _ = engine.deepspeed.load_checkpoint(
-        str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False
-    )
+    path, _ = engine.deepspeed.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False)
     if path is None:
         raise CheckpointError(f"{checkpoint}: DeepSpeed found no checkpoint files for this rank there.")
 

@@ -1,2 +1,6 @@
-def check(config): pass
-def json_schema(): return {}
+def check(config):
+    pass
+
+
+def json_schema():
+    return {}

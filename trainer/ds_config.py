@@ -21,7 +21,7 @@ ELSEWHERE = {
 
 
 def precision(deepspeed: dict[str, Any]) -> str:
-    """"bf16", "fp16" or "fp32", as the `deepspeed` section's bf16 and fp16 keys say."""
+    """ "bf16", "fp16" or "fp32", as the `deepspeed` section's bf16 and fp16 keys say."""
     enabled = [key for key in ("bf16", "bfloat16", "fp16") if _is_enabled(deepspeed.get(key))]
     if len(enabled) > 1:
         raise ConfigError(f"deepspeed.{enabled[0]} and deepspeed.{enabled[1]} are both enabled. Keep one.")

@@ -195,9 +195,7 @@ def _whole_model(skeleton: nn.Module, ds_config: dict[str, Any], filling: dict[s
     return skeleton
 
 
-def _optimizer(
-    groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]
-) -> torch.optim.Optimizer:
+def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]) -> torch.optim.Optimizer:
     offload = ds_config["zero_optimization"].get("offload_optimizer", {})
     if offload.get("device", "none") == "none":
         return adamw(groups, section)

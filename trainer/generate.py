@@ -9,9 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def generate(
-    folder: Path, prompts: list[str], max_new_tokens: int, temperature: float, top_k: int, seed: int
-) -> Iterator[str]:
+def generate(folder: Path, prompts: list[str], max_new_tokens: int, temperature: float, top_k: int, seed: int) -> Iterator[str]:
     """Yield prompt and continuation for each prompt; an empty prompt starts from the end-of-document token.
 
     Raises ValueError for a folder without an exported model, and for a prompt that leaves no room in the window.

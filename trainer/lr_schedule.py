@@ -37,8 +37,7 @@ class ScheduleSection(StrictModel):
             raise ValueError(f"warmup_tokens {self.warmup_tokens} must be less than total_tokens {self.total_tokens}")
         if self.type == "cosine" and self.decay_tokens is not None and self.decay_tokens <= self.warmup_tokens:
             raise ValueError(
-                f"cosine decay_tokens {self.decay_tokens} include the warmup and must exceed warmup_tokens "
-                f"{self.warmup_tokens}"
+                f"cosine decay_tokens {self.decay_tokens} include the warmup and must exceed warmup_tokens {self.warmup_tokens}"
             )
         if self.type == "wsd" and self.warmup_tokens + self.wsd_decay_tokens > self.total_tokens:
             raise ValueError(

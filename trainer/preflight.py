@@ -53,9 +53,12 @@ class RunPlan:
         layers = self.hf_config.num_hidden_layers
         yield "model", f"{self.hf_config.model_type}, {layers} layers, vocabulary {self.hf_config.vocab_size:,}"
         yield "data", f"{self.train.shards.tokens:,} tokens in {len(self.train):,} windows of {self.batch.sequence_length}"
-        yield "ranks", (
-            f"{parallel.world_size} = {parallel.pipeline_stages} pipeline stages x {parallel.data_parallel_size} data "
-            f"parallel, ZeRO-{section.parallel.zero_stage}, {self.precision}"
+        yield (
+            "ranks",
+            (
+                f"{parallel.world_size} = {parallel.pipeline_stages} pipeline stages x {parallel.data_parallel_size} data "
+                f"parallel, ZeRO-{section.parallel.zero_stage}, {self.precision}"
+            ),
         )
         yield "batch", self.batch.describe()
         epochs = section.schedule.total_tokens / (len(self.train) * self.batch.sequence_length)
@@ -146,9 +149,7 @@ def _same_tokenizer(file: Path, shards: TokenShards, key: str) -> None:
         )
 
 
-def _check_model(
-    settings: config.RunConfig, hf_config: Any, shards: TokenShards, layout: topology.Topology
-) -> None:
+def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards, layout: topology.Topology) -> None:
     build.check_fits(hf_config, shards.vocab_size, settings.data.sequence_length, layout.pipeline_stages)
     if layout.pipeline_stages > 1:
         families.anatomy(hf_config.model_type)

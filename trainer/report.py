@@ -19,9 +19,7 @@ def plot(run: Path, output: Path) -> str:
     held_out = [row for row in rows if "validation_loss" in row]
     if not training:
         raise ValueError(f"{run / METRICS_FILE}: no logged steps yet.")
-    figure, (losses, rates) = pyplot.subplots(
-        2, 1, figsize=(8, 7), sharex=True, height_ratios=(2, 1), constrained_layout=True
-    )
+    figure, (losses, rates) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True, height_ratios=(2, 1), constrained_layout=True)
     millions = [row["tokens"] / 1e6 for row in training]
     losses.plot(millions, [row["loss"] for row in training], label="training", linewidth=1.2)
     if held_out:

@@ -1,9 +1,9 @@
 """The run folder: one run's checkpoints, metrics and logs, held by one job at a time.
 
-    RUN_FOLDER/run.json             what the run is; a resume must be the same
-    RUN_FOLDER/effective_config.json, deepspeed_resolved.json
-    RUN_FOLDER/metrics.jsonl        one line per logged step; tensorboard/
-    RUN_FOLDER/checkpoints/step-00000100/
+RUN_FOLDER/run.json             what the run is; a resume must be the same
+RUN_FOLDER/effective_config.json, deepspeed_resolved.json
+RUN_FOLDER/metrics.jsonl        one line per logged step; tensorboard/
+RUN_FOLDER/checkpoints/step-00000100/
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def take(folder: Path, record: dict[str, Any]) -> TextIO:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
         lock.close()
-        raise RunFolderError(
-            f"run.folder {folder} is in use by {holder}. Wait for it, or choose another run.folder."
-        ) from None
+        raise RunFolderError(f"run.folder {folder} is in use by {holder}. Wait for it, or choose another run.folder.") from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()

@@ -14,16 +14,16 @@ from pathlib import Path
 if __package__ in (None, ""):  # started as a path: Python put trainer/ itself first, where its modules shadow others
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch  # noqa: E402
+import torch
 
-from trainer import checkpoint, evaluation, run_folder  # noqa: E402
-from trainer.data.loader import Loader  # noqa: E402
-from trainer.data.order import WindowOrder  # noqa: E402
-from trainer.engine import build_engine, device_name, process_group  # noqa: E402
-from trainer.launch_env import Process, current_process  # noqa: E402
-from trainer.monitor import Monitor  # noqa: E402
-from trainer.preflight import RunPlan, prepare  # noqa: E402
-from trainer.state import derive_seed  # noqa: E402
+from trainer import checkpoint, evaluation, run_folder
+from trainer.data.loader import Loader
+from trainer.data.order import WindowOrder
+from trainer.engine import build_engine, device_name, process_group
+from trainer.launch_env import Process, current_process
+from trainer.monitor import Monitor
+from trainer.preflight import RunPlan, prepare
+from trainer.state import derive_seed
 
 
 def main(arguments: list[str] | None = None) -> int:

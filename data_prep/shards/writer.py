@@ -50,7 +50,7 @@ class ShardWriter:
         return self._tokens
 
     def __enter__(self) -> ShardWriter:
-        self._file = open(self._partial, "wb")  # noqa: SIM115 - closed in __exit__
+        self._file = open(self._partial, "wb")
         self._file.write(bytes(HEADER_BYTES))
         return self
 
@@ -82,9 +82,7 @@ class ShardWriter:
         view.release()
         del self._pending[:count]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._file.close()
             self._partial.unlink(missing_ok=True)

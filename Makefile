@@ -1,0 +1,38 @@
+# make demo: install, then the main job on the corpus that ships. make test: install, lint, tests.
+PYTHON ?= python3
+VENV := .venv
+RUN := runs/demo
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export TOKENIZERS_PARALLELISM ?= true
+
+.PHONY: demo test lint install clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"moenda needs Python 3.10 or newer; $(PYTHON) is {v[0]}.{v[1]}. Run: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Each line is a command of the README; a run that was interrupted goes on where it was.
+demo: install
+	python -m data_prep run data_prep/recipes/demo.json
+	deepspeed trainer/train.py --config ds_configs/smoke_cpu.json
+	python -m trainer report $(RUN)
+	@test -d $(RUN)/export || python -m trainer export $(RUN)
+	python -m trainer generate $(RUN)/export --prompt "Alice was" --prompt "My fellow citizens," --max-new-tokens 60
+	@echo "corpus report   corpora/demo/report.html"
+	@echo "loss plot       $(RUN)/loss.png"
+	@echo "exported model  $(RUN)/export"
+
+lint: install
+	ruff check .
+	ruff format --check .
+
+test: lint
+	python -m pytest
+
+# Keeps corpora/ and runs/: they are yours.
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis
