@@ -3,8 +3,8 @@
     deepspeed --num_accelerators 2 bench/parity.py [--steps 20] [--output table.json]
 
 On the ranks it is started with: ZeRO 0, 1, 2, 3 and two pipeline stages, fp32, for GPT-2, GPT-NeoX and Llama, with tied and
-untied embeddings, through the trainer's own loop; then, on the first rank, a loop in plain PyTorch over the stock model. Prints the
-largest relative difference of each curve from the plain one.
+untied embeddings, through the trainer's own loop; then, on the first rank, a loop in plain PyTorch over the stock model.
+Prints the largest relative difference of each curve from the plain one.
 """
 
 from __future__ import annotations

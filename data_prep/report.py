@@ -14,12 +14,19 @@ from data_prep.stage import partial_name
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; text-align: left; vertical-align: top }
-th { border-bottom: 2px solid #bbb } td { border-bottom: 1px solid #eee } .n { text-align: right; font-variant-numeric: tabular-nums }
-.bar { background: #4c78a8; height: .7rem; display: inline-block } code { background: #f4f4f4; padding: 0 .2rem; word-break: break-all }
-.big { display: flex; gap: 2rem; flex-wrap: wrap } .big b { display: block; font-size: 1.5rem } .warn { background: #fff3cd; padding: .5rem 1rem }
-img { max-width: 100% } .sample { color: #555; font-size: .85rem }
+h1 { font-size: 1.6rem }
+h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; width: 100% }
+th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
+th { border-bottom: 2px solid #bbb }
+.n { text-align: right; font-variant-numeric: tabular-nums }
+.bar { background: #4c78a8; height: .7rem; display: inline-block }
+code { background: #f4f4f4; padding: 0 .2rem; word-break: break-all }
+.big { display: flex; gap: 2rem; flex-wrap: wrap }
+.big b { display: block; font-size: 1.5rem }
+.warn { background: #fff3cd; padding: .5rem 1rem }
+.sample { color: #555; font-size: .85rem }
+img { max-width: 100% }
 """
 
 
@@ -129,7 +136,8 @@ def _drops(summary: dict[str, Any]) -> str:
         return "<h2>Dropped</h2><p>Nothing was dropped.</p>"
     rows = [(escape(reason), f"{count:,}") for reason, count in sorted(summary["dropped"].items())]
     samples = "".join(
-        f"<p class=sample><code>{escape(s['id'])}</code> repeats <code>{escape(s['kept_instead'])}</code>: {escape(s['text'])}</p>"
+        f"<p class=sample><code>{escape(s['id'])}</code> repeats <code>{escape(s['kept_instead'])}</code>: "
+        f"{escape(s['text'])}</p>"
         for s in summary["drop_samples"][:8]
     )
     where = "Every dropped document is in <code>2-dedup/documents/*.dropped.jsonl.zst</code>, with its reason."

@@ -1,4 +1,4 @@
-"""Tokenizers: a byte-level BPE trained on the corpus, or an existing one, and the folder in which either goes with the shards."""
+"""Tokenizers: a byte-level BPE trained on the corpus, or an existing one, in the folder that goes with the shards."""
 
 from __future__ import annotations
 

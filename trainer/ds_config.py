@@ -18,11 +18,20 @@ ELSEWHERE = {
     "wandb": "monitor",
 }
 """Keys of DeepSpeed whose job a section of the run file does; accepted only when every value inside is "auto"."""
+REFUSED = {
+    "autotuning": "it would change the batch behind the trainer's back",
+    "data_efficiency": "the trainer's loader decides the data and its order",
+    "hybrid_engine": "it is for reinforcement learning",
+    "tensor_parallel": "tensor parallelism is not supported yet; use parallel.zero_stage and parallel.pipeline_stages",
+    "sequence_parallel_size": "sequence parallelism is not supported yet",
+    "expert_parallel": "expert parallelism is not supported yet",
+}
+"""Keys that DeepSpeed knows but that would break what the trainer promises."""
 
 
 def precision(deepspeed: dict[str, Any]) -> str:
     """ "bf16", "fp16" or "fp32", as the `deepspeed` section's bf16 and fp16 keys say."""
-    enabled = [key for key in ("bf16", "bfloat16", "fp16") if _is_enabled(deepspeed.get(key))]
+    enabled = [key for key in ("bf16", "bfloat16", "fp16") if deepspeed.get(key, {}).get("enabled") is True]
     if len(enabled) > 1:
         raise ConfigError(f"deepspeed.{enabled[0]} and deepspeed.{enabled[1]} are both enabled. Keep one.")
     return {"bfloat16": "bf16"}.get(enabled[0], enabled[0]) if enabled else "fp32"
@@ -36,6 +45,13 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     """
     deepspeed_keys.check(config.deepspeed)
     result = copy.deepcopy(config.deepspeed)
+    for key, reason in REFUSED.items():
+        if key in result and result[key] != 1 and _is_enabled(result[key]):
+            raise ConfigError(f"deepspeed.{key}: {reason}. Remove the key.")
+    if result.get("managed_gradient_accumulation", True) is False:
+        raise ConfigError("deepspeed.managed_gradient_accumulation: the trainer relies on it. Remove the key.")
+    if result.get("gradient_allreduce_op", "mean") != "mean":
+        raise ConfigError("deepspeed.gradient_allreduce_op: the loss is weighted for a mean over ranks. Remove the key.")
     for key, home in ELSEWHERE.items():
         if key in result and not _all_auto(result.pop(key)):
             raise ConfigError(f"deepspeed.{key}: moenda does this; remove the key and use the section {home}.")
@@ -51,6 +67,9 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     }
     for dotted, (value, home) in derived.items():
         _derive_key(result, dotted, value, home)
+    for key in ("bf16", "bfloat16", "fp16"):
+        if result.get(key, {}).get("enabled") == "auto":
+            raise ConfigError(f'deepspeed.{key}.enabled is "auto", but the precision has its home here: say true or false.')
     mode = precision(result)
     if mode == "bf16" and config.parallel.zero_stage > 0:
         # DeepSpeed's default is to accumulate gradients in bf16, which loses small ones as micro-batches add up
@@ -74,7 +93,7 @@ def _derive_key(result: dict[str, Any], dotted: str, value: float, home: str) ->
 
 
 def _is_enabled(section: Any) -> bool:
-    return bool(section.get("enabled", False)) if isinstance(section, dict) else bool(section)
+    return bool(section.get("enabled", True)) if isinstance(section, dict) else bool(section)
 
 
 def _all_auto(value: Any, key: str = "") -> bool:

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the tokens consumed, so that it does not depend on batch size, accumulation or resumes."""
+"""Learning rate as a pure function of the tokens consumed: batch size, accumulation and resumes do not change it."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ A shard `shard-00000.tokens`:
     blocks       uint64 x blocks: xxh3-64 of each 64 KiB of the tokens
 
 The header's own checksum (xxh3-128, over all 4096 bytes with its field zeroed) covers the counts and the checksum of the two
-tables; the tables cover the tokens. So this one checksum is the fingerprint of the whole shard, and the file's size follows from
-the header: truncation, extension and any flipped bit are detected.
+tables; the tables cover the tokens. So this one checksum is the fingerprint of the whole shard, and the file's size follows
+from the header: truncation, extension and any flipped bit are detected.
 
 `manifest.json` lists the shards of a folder in order with these fingerprints, and is written last: a folder without it is an
 unfinished build.

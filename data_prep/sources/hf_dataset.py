@@ -7,6 +7,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from data_prep.document import Document, SetAside
 from data_prep.sources.files import Piece, SourceSettings
 from strict_json import ConfigError
@@ -22,7 +24,7 @@ class HFDatasetSource(SourceSettings):
     """Split to take from a DatasetDict; null: all of them."""
     text_column: str = "text"
     """Column of the text."""
-    metadata_columns: list[str] = []
+    metadata_columns: list[str] = Field(default_factory=list)
     """Columns kept as metadata."""
 
 

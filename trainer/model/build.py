@@ -148,10 +148,9 @@ class Weights:
     def __init__(self, folder: str | Path, base_prefix: str = ""):
         self.folder = Path(folder)
         index = self.folder / "model.safetensors.index.json"
+        files = ["model.safetensors"]
         if index.is_file():
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        else:
-            files = ["model.safetensors"]
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in files if not (self.folder / name).is_file()]
         if missing:
             raise ModelError(
