@@ -12,7 +12,7 @@ FINGERPRINT = "ab" * 32
 
 
 def write_shards(
-    folder: Path, documents: int = 120, vocab_size: int = 300, shards: int = 2, seed: int = 0, fingerprint: str = FINGERPRINT
+    folder: Path, documents: int = 60, vocab_size: int = 300, shards: int = 2, seed: int = 0, fingerprint: str = FINGERPRINT
 ) -> Path:
     """Write `documents` random walks of 5 to 300 tokens, divided over `shards` files, and return the folder."""
     folder.mkdir(parents=True)

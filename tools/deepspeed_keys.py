@@ -94,9 +94,9 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
     found = {}
     for statement, following in itertools.pairwise(body):
-        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-            if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                found[statement.target.id] = following.value.value
+        text = following.value.value if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant) else None
+        if isinstance(statement, ast.AnnAssign) and isinstance(text, str):
+            found[statement.target.id] = text
     return found
 
 

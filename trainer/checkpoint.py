@@ -83,7 +83,7 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
         from trainer.model.pipeline import layers, local_layers
 
         for index, layer in local_layers(layers(skeleton)):
-            file = checkpoint / f"layer_{index:02d}-model_00-model_states.pt"
+            file = checkpoint / f"layer_{index:02d}-model_states.pt"
             for name, tensor in _read(file).items():
                 yield layer.hugging_face_name(name), tensor
         return

@@ -1,7 +1,7 @@
 """DeepSpeed's own keys, checked: it ignores most misspelt ones in silence.
 
-The table deepspeed_keys.json is a JSON Schema written by tools/deepspeed_keys.py from DeepSpeed itself, so that checking needs no
-import of it.
+The table deepspeed_keys.json is a JSON Schema written by tools/deepspeed_keys.py from DeepSpeed itself, so that checking
+needs no import of it.
 """
 
 from __future__ import annotations
