@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := runs/demo
+# The demo's batch of 24 windows divides over these numbers of devices: all of them, or the most that fit.
+RANKS = $(shell $(VENV)/bin/python -c 'from deepspeed.accelerator import get_accelerator; n = get_accelerator().device_count(); print(max(r for r in (1, 2, 3, 4, 6, 8, 12, 24) if r <= max(n, 1)))' | tail -n 1)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM ?= true
 
@@ -18,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # Each line is a command of the README; a run that was interrupted goes on where it was.
 demo: install
 	python -m data_prep run data_prep/recipes/demo.json
-	deepspeed trainer/train.py --config ds_configs/smoke_cpu.json
+	deepspeed --num_accelerators $(RANKS) trainer/train.py --config ds_configs/smoke_cpu.json
 	python -m trainer report $(RUN)
 	@test -d $(RUN)/export || python -m trainer export $(RUN)
 	python -m trainer generate $(RUN)/export --prompt "Alice was" --prompt "My fellow citizens," --max-new-tokens 60

@@ -1,10 +1,10 @@
 """Loss curves of every way to split the work, side by side with a plain PyTorch loop.
 
-    deepspeed --num_accelerators 2 bench/parity.py [--steps 20] [--output table.json]
+    deepspeed --num_accelerators 2 bench/parity.py [--steps 20] [--precision bf16 --tolerance 1e-3] [--output table.json]
 
-On the ranks it is started with: ZeRO 0, 1, 2, 3 and two pipeline stages, fp32, for GPT-2, GPT-NeoX and Llama, with tied and
-untied embeddings, through the trainer's own loop; then, on the first rank, a loop in plain PyTorch over the stock model.
-Prints the largest relative difference of each curve from the plain one.
+On the ranks it is started with: ZeRO 0, 1, 2, 3 and two pipeline stages, for GPT-2, GPT-NeoX and Llama, with tied and untied
+embeddings, through the trainer's own loop; then, on the first rank, a loop in plain PyTorch over the stock model, always in
+fp32. Prints the largest relative difference of each curve from the plain one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def shared_folder(first: bool) -> Path:
 
 
 def prepare_everywhere(
-    folder: Path, family: str, tied: bool, parallel: dict[str, int], steps: int, process: Process
+    folder: Path, family: str, tied: bool, parallel: dict[str, int], steps: int, precision: str, process: Process
 ) -> RunPlan:
     """The plan of one variant's run, on every rank."""
     name = f"{family}-{tied}-" + "-".join(map(str, parallel.values()))
@@ -107,6 +107,7 @@ def prepare_everywhere(
     schedule = {"total_tokens": steps * 512, "warmup_tokens": 1024}
     config = run_file(folder / name, folder / "train", model=model, parallel=parallel, schedule=schedule)
     config["checkpoint"] = {"every_steps": 10**6}
+    config["deepspeed"] = {"bf16": {"enabled": precision == "bf16"}}
     file = folder / f"{name}.json"
     if process.is_first:
         file.write_text(json.dumps(config))
@@ -121,19 +122,21 @@ def main() -> int:
     """Run every way and print the table; the exit code is 1 when a loss is further apart than the tolerance."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--families", nargs="+", choices=sorted(FAMILIES), default=sorted(FAMILIES))
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative difference of a loss")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--local_rank", type=int)
     options = parser.parse_args()
     process = current_process()
     logging.disable(logging.WARNING)
-    models = [(family, tied) for family in FAMILIES for tied in (True, False)]
+    models = [(family, tied) for family in options.families for tied in (True, False)]
     curves, plans = {}, {}
     with process_group(process) as device:
         folder = shared_folder(process.is_first)
         # the pipelines last: DeepSpeed keeps their topology in a global that its ZeRO engine then trips over
         for way, family, tied in ((way, *model) for way in WAYS for model in models):
-            plan = prepare_everywhere(folder, family, tied, WAYS[way], options.steps, process)
+            plan = prepare_everywhere(folder, family, tied, WAYS[way], options.steps, options.precision, process)
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
                 train(plan, process, device)
             curves[family, tied, way] = read_metrics(plan.folder / METRICS_FILE) if process.is_first else []

@@ -15,6 +15,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from pydantic import BaseModel
 from torch import distributed as dist
 from torch import nn
 
@@ -39,6 +40,22 @@ class StepResult:
     """Mean negative log-likelihood per real target of the global batch, nats."""
     grad_norm: torch.Tensor | float | None
     """Global L2 norm of the gradient before clipping."""
+
+
+class DeviceError(ValueError):
+    """This machine's devices cannot run what is asked."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise DeviceError when the devices of this machine cannot compute in "fp16" or "bf16"."""
+    accelerator = get_accelerator()
+    supported = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
+    if precision in supported and not supported[precision]():
+        others = [name for name, test in supported.items() if test()] + ["fp32"]
+        raise DeviceError(
+            f"deepspeed.{precision}: {accelerator.device_name()} devices here cannot train in {precision}. They can in "
+            f"{' or '.join(others)}: enable that key, or neither for fp32."
+        )
 
 
 def init_distributed(process: Process) -> torch.device:
@@ -68,6 +85,7 @@ class _Engine:
         groups = parameter_groups(model.named_parameters(), section.weight_decay)
         optimizer = _optimizer(groups, section, plan.ds_config)
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config)
+        _forget_dry_step(optimizer)
         self.deepspeed.clip_fp32_gradients = self._clip_fp32_gradients
         self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
 
@@ -77,6 +95,11 @@ class _Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    def resolved_config(self) -> dict[str, Any]:
+        """DeepSpeed's whole configuration as it runs, its defaults included, as JSON values."""
+        known = {name: value for name, value in vars(self.deepspeed._config).items() if not name.startswith("_")}
+        return {name: _plain(value) for name, value in sorted(known.items())}
 
     def _clip_fp32_gradients(self) -> None:
         """Clip without ZeRO in fp32. DeepSpeed's own counts a tied embedding once per stage and keeps the norm to itself."""
@@ -201,7 +224,28 @@ def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_confi
         return adamw(groups, section)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    return DeepSpeedCPUAdam(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, adamw_mode=True)
+    return DeepSpeedCPUAdam(groups, lr=0.0, betas=section.betas, eps=section.eps, adamw_mode=True)
+
+
+def _forget_dry_step(optimizer: torch.optim.Optimizer) -> None:
+    """Undo the step with zero gradients by which DeepSpeed's optimizer without ZeRO (bf16, fp16) allocates its states: it
+    would count in Adam's bias correction. At a rate of 0 it changes nothing else."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] *= 0
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of a setting; what is none is shown by its type."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return {key: _plain(inner) for key, inner in vars(value).items()} if hasattr(value, "__dict__") else str(type(value))
 
 
 def device_name(device: torch.device) -> str:

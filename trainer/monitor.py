@@ -34,7 +34,7 @@ class Monitor:
         self._peak = section.peak_tflops * 1e12 if section.peak_tflops else flops.peak_flops(device_name)
         self._began = time.monotonic()
         self._waited = self._worked = 0.0
-        self._steps_timed = 0
+        self._steps_timed = self._skipped = 0
         self._board = None
         if not writes:
             return
@@ -85,6 +85,13 @@ class Monitor:
         self._show(state, loss, learning_rate, norm, rate, values["mfu"])
         if not math.isfinite(loss):
             print(f"WARNING: the loss of step {state.step} is {loss}.", flush=True)
+        if skipped_steps > self._skipped:
+            print(
+                f"WARNING: {skipped_steps - self._skipped} of the last {self._steps_timed} steps changed no weight: their "
+                f"gradients were not finite.",
+                flush=True,
+            )
+        self._skipped = skipped_steps
         self._waited = self._worked = 0.0
         self._steps_timed = 0
 

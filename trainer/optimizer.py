@@ -23,6 +23,6 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
 
 
 def adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
-    """The optimizer at its peak learning rate; the loop sets each step's rate."""
+    """The optimizer, at a learning rate of 0 until the loop sets that of its first step."""
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, eps=section.eps, fused=fused or None)
+    return torch.optim.AdamW(groups, lr=0.0, betas=section.betas, eps=section.eps, fused=fused or None)

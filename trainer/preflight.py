@@ -44,6 +44,16 @@ class RunPlan:
         """Optimizer steps until schedule.total_tokens are consumed; the last one may go past them."""
         return -(-self.config.schedule.total_tokens // self.batch.global_batch_tokens)
 
+    def effective_config(self) -> dict[str, Any]:
+        """The run file with every default and "auto" filled in: itself a run file of the same run."""
+        effective = self.config.model_dump(mode="json", exclude={"schema_path"})
+        effective["model"]["config"] = self.record["identity"]["model"]
+        effective["batch"] |= {
+            "micro_batch_size": self.batch.micro_batch_size,
+            "gradient_accumulation_steps": self.batch.gradient_accumulation_steps,
+        }
+        return effective
+
     def describe(self) -> str:
         """The plan for a person, one fact a line."""
         return "\n".join(f"{name:<12}{text}" for name, text in self._facts())

@@ -1,7 +1,8 @@
 """The run folder: one run's checkpoints, metrics and logs, held by one job at a time.
 
 RUN_FOLDER/run.json             what the run is; a resume must be the same
-RUN_FOLDER/effective_config.json, deepspeed_resolved.json
+RUN_FOLDER/effective_config.json       the run file with every default and "auto" filled in
+RUN_FOLDER/deepspeed_resolved.json     DeepSpeed's configuration as it runs, its defaults included
 RUN_FOLDER/metrics.jsonl        one line per logged step; tensorboard/
 RUN_FOLDER/checkpoints/step-00000100/
 """
@@ -21,6 +22,8 @@ from trainer.state import TrainState, differences
 STATE_FILE = "state.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
+EFFECTIVE_FILE = "effective_config.json"
+RESOLVED_FILE = "deepspeed_resolved.json"
 PARTIAL_PREFIX = ".partial-"
 CHECKPOINTS = "checkpoints"
 

@@ -19,7 +19,7 @@ import torch
 from trainer import checkpoint, evaluation, run_folder
 from trainer.data.loader import Loader
 from trainer.data.order import WindowOrder
-from trainer.engine import build_engine, device_name, process_group
+from trainer.engine import build_engine, check_precision, device_name, process_group
 from trainer.launch_env import Process, current_process
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, prepare
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     process = current_process()
     try:
         plan = prepare(options.config, options.set, process.world_size)
+        check_precision(plan.precision)
         lock = run_folder.take(plan.folder, plan.record) if process.is_first else None
     except ValueError as error:
         if process.local_rank == 0:
@@ -62,6 +63,9 @@ def train(plan: RunPlan, process: Process, device: torch.device) -> None:
     worker = build_engine(plan, device)
     if plan.resume_from:
         checkpoint.load(worker, plan.resume_from)
+    if process.is_first:
+        run_folder.write_json(plan.folder / run_folder.EFFECTIVE_FILE, plan.effective_config())
+        run_folder.write_json(plan.folder / run_folder.RESOLVED_FILE, worker.resolved_config())
     state = plan.start
     monitor = Monitor(plan, worker.shape, device_name(device), writes=process.is_first)
 
