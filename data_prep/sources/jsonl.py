@@ -44,7 +44,8 @@ def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
                 yield SetAside(where, f"not JSON: {error}")
                 continue
             if not isinstance(record, dict) or not isinstance(record.get(settings.text_key), str):
-                yield SetAside(where, f'no string under "{settings.text_key}"')
+                has = f"it has {', '.join(list(record)[:12])}" if isinstance(record, dict) else "it is no object"
+                yield SetAside(where, f'no string under "{settings.text_key}": {has}')
                 continue
             yield Document(
                 f"{settings.name}/{piece.name}#{number}", record[settings.text_key], settings.name, _meta(record, settings)

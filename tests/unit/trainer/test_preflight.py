@@ -1,0 +1,232 @@
+"""Each mistake is refused before anything starts, with its numbers and the way out; nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from data_prep.shards import ShardWriter, write_manifest
+from tests.corpora import write_shards
+from tests.models import FAMILIES, run_file
+from trainer import run_folder
+from trainer.preflight import prepare
+from trainer.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("corpus") / "train")
+
+
+class Run:
+    """A run file in a temporary folder, and what `prepare` says to it."""
+
+    def __init__(self, tmp_path: Path, train: Path):
+        self.folder, self.file = tmp_path / "run", tmp_path / "run.json"
+        self.config = run_file(self.folder, train)
+
+    def prepare(self, world_size: int = 2):
+        self.file.write_text(json.dumps(self.config))
+        return prepare(self.file, [], world_size)
+
+    def refused(self, *parts: str, world_size: int = 2) -> None:
+        before = sorted(self.folder.rglob("*"))
+        with pytest.raises(ValueError) as refusal:
+            self.prepare(world_size)
+        for part in parts:
+            assert part in str(refusal.value)
+        assert sorted(self.folder.rglob("*")) == before
+
+
+@pytest.fixture
+def run(tmp_path, shards) -> Run:
+    return Run(tmp_path, shards)
+
+
+def test_a_good_run_file_is_decided_and_writes_nothing(run):
+    plan = run.prepare()
+    assert (plan.batch.windows_per_step, plan.total_steps, plan.precision) == (16, 20, "fp32")
+    assert plan.hf_config.vocab_size == 320  # 300 padded to a multiple of 64
+    assert plan.start == TrainState() and plan.resume_from is None
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_effective_config_is_a_run_file_of_the_same_run(run, family):
+    run.config["model"] = {"config": {**FAMILIES[family], "vocab_size": "auto"}}
+    plan = run.prepare()
+    run.config = plan.effective_config()
+    assert run.config["batch"]["gradient_accumulation_steps"] == 4
+    assert run.prepare().record == plan.record
+
+
+def test_no_manifest(run, tmp_path):
+    run.config["data"]["train"] = str(tmp_path / "nowhere")
+    run.refused("data.train", "no such folder", "data_prep run")
+
+
+def test_missing_shard(run, tmp_path):
+    folder = write_shards(tmp_path / "corpus")
+    (folder / "shard-00001.tokens").unlink()
+    run.config["data"]["train"] = str(folder)
+    run.refused("1 of 2 shards are missing", "shard-00001.tokens")
+
+
+def test_half_written_shard(run, tmp_path):
+    folder = write_shards(tmp_path / "corpus")
+    shard = folder / "shard-00000.tokens"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    run.config["data"]["train"] = str(folder)
+    run.refused("truncated or half-written", f"{len(whole) // 2:,} bytes", f"{len(whole):,}")
+
+
+def test_validation_shards_of_another_tokenizer(run, tmp_path):
+    other = write_shards(tmp_path / "validation", fingerprint="cd" * 32)
+    run.config["data"]["validation"] = str(other)
+    run.refused("another tokenizer", "cdcdcd", "ababab")
+
+
+def test_named_tokenizer_is_another(run, tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    run.config["data"]["tokenizer"] = str(folder)
+    run.refused("data.tokenizer", "another tokenizer", "ab" * 8)
+
+
+def test_vocabulary_larger_than_the_models(run):
+    run.config["model"]["config"]["vocab_size"] = 256
+    run.refused("300 token ids", "vocab_size is 256", '"auto"')
+
+
+def test_window_longer_than_the_positions(run):
+    run.config["model"]["config"]["max_position_embeddings"] = 16
+    run.refused("data.sequence_length is 32", "16 positions")
+
+
+def test_more_stages_than_layers(run):
+    run.config["parallel"] = {"pipeline_stages": 8}
+    run.refused("pipeline_stages is 8", "4 layers", world_size=8)
+
+
+def test_ranks_that_make_no_stages(run):
+    run.config["parallel"] = {"pipeline_stages": 2}
+    run.refused("3 ranks cannot form 2 pipeline stages", "2 or 4", world_size=3)
+
+
+def test_pipeline_with_zero_3(run):
+    run.config["parallel"] = {"pipeline_stages": 2, "zero_stage": 3}
+    run.refused("zero_stage 3", "ZeRO 0 or 1 only")
+
+
+def test_model_type_that_the_pipeline_cannot_take_apart(run):
+    config = {"model_type": "opt", "vocab_size": "auto", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    run.config["model"]["config"] = {**config, "ffn_dim": 64, "word_embed_proj_dim": 64}
+    run.config["parallel"] = {"pipeline_stages": 2}
+    run.refused('"opt" cannot run in pipeline stages yet', "gpt2, gpt_neox, llama")
+    run.config["parallel"] = {"zero_stage": 3}
+    run.prepare()
+
+
+def test_batch_that_does_not_divide(run):
+    run.config["batch"] = {"global_batch_tokens": 500}
+    run.refused("500 is not a multiple of 64", "448 or 512")
+
+
+def test_corpus_smaller_than_a_batch(run):
+    run.config["batch"] = {"global_batch_tokens": 2**20}
+    run.refused("less than one global batch of 32,768 windows", "batch.global_batch_tokens to at most")
+
+
+def test_empty_corpus(run, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    with ShardWriter(folder / "shard-00000.tokens", 300, eod_id=0, tokenizer_fingerprint="ab" * 32):
+        pass
+    write_manifest(folder, ["shard-00000.tokens"])
+    run.config["data"]["train"] = str(folder)
+    run.refused("0 tokens = 0 windows")
+
+
+def test_weights_of_another_model(run, tmp_path):
+    config = AutoConfig.for_model(**{**FAMILIES["llama"], "vocab_size": 320, "max_position_embeddings": 32})
+    config.hidden_size = 32
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "other")
+    run.config["model"]["init_from"] = str(tmp_path / "other")
+    run.refused("holds another model than model.config", "differ in shape")
+    run.config["model"]["init_from"] = str(tmp_path)
+    run.refused("no model.safetensors")
+
+
+def test_misspelt_keys_are_reported_together(run):
+    run.config["optimizer"]["learning_rte"] = 1
+    run.config["deepspeed"] = {"zero_optimisation": {"stage": 1}}
+    run.refused('Did you mean "learning_rate"?')
+    del run.config["optimizer"]["learning_rte"]
+    run.refused('Did you mean "zero_optimization"?')
+
+
+def start(run: Run, step: int) -> Path:
+    """Make the run folder as a run leaves it at `step`."""
+    plan = run.prepare()
+    run_folder.take(plan.folder, plan.record).close()
+    checkpoint = plan.folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(step)
+    checkpoint.mkdir()
+    state = TrainState(step=step, samples_seen=16 * step, tokens_seen=512 * step)
+    (checkpoint / run_folder.STATE_FILE).write_text(json.dumps({"state": state.to_json(), "probe": None}))
+    return checkpoint
+
+
+def test_a_run_is_resumed_where_it_was(run):
+    checkpoint = start(run, 7)
+    unfinished = checkpoint.with_name(run_folder.PARTIAL_PREFIX + "step-00000009")
+    unfinished.mkdir()
+    plan = run.prepare()
+    assert plan.resume_from == checkpoint
+    assert plan.start == TrainState(step=7, samples_seen=112, tokens_seen=3584)
+
+
+def test_run_folder_of_another_run(run):
+    start(run, 7)
+    run.config["run"]["seed"] = 2
+    run.config["model"]["config"]["num_hidden_layers"] = 3
+    run.refused("holds another run", "model.num_hidden_layers: 4 in the run folder, 3 in this run file", "seed: 1")
+
+
+def test_checkpoint_of_another_world(run):
+    start(run, 7)
+    run.refused("data_parallel_size: 2 in the run folder, 4 in this run file", world_size=4)
+
+
+def test_run_folder_that_is_no_run(run):
+    run.folder.mkdir()
+    (run.folder / "thesis.txt").write_text("important")
+    run.refused("holds no run of moenda", "choose another run.folder")
+
+
+def test_damaged_checkpoint_state(run):
+    checkpoint = start(run, 7)
+    (checkpoint / run_folder.STATE_FILE).write_text('{"state": {"step"')
+    run.refused("not a readable checkpoint")
+
+
+def test_a_folder_in_use_is_refused_and_free_again_after(run):
+    plan = run.prepare()
+    with run_folder.take(plan.folder, plan.record), pytest.raises(ValueError, match="is in use by process"):
+        run_folder.take(plan.folder, plan.record)
+    run_folder.take(plan.folder, plan.record).close()
+
+
+def test_taking_a_folder_clears_what_a_killed_save_left(run):
+    checkpoint = start(run, 7)
+    partial = checkpoint.with_name(run_folder.PARTIAL_PREFIX + "step-00000008")
+    partial.mkdir()
+    (checkpoint.parent / "step-00000009").mkdir()  # without state.json: not a checkpoint
+    plan = run.prepare()
+    run_folder.take(plan.folder, plan.record).close()
+    assert not partial.exists()
+    assert run_folder.checkpoints_in(checkpoint.parent) == [checkpoint]
