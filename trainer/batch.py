@@ -102,11 +102,8 @@ def _auto_micro_batch(windows: int, sequence_length: int, stages: int) -> int:
     fitting = [m for m in _divisors(windows) if m == 1 or m * sequence_length <= AUTO_MICRO_BATCH_TOKENS]
     if stages == 1:
         return fitting[-1]
-    for wanted in (AUTO_MICRO_BATCHES_PER_STAGE * stages, stages):
-        enough = [m for m in fitting if windows // m >= wanted]
-        if enough:
-            return enough[-1]
-    return 1
+    enough = [m for m in fitting if windows // m >= AUTO_MICRO_BATCHES_PER_STAGE * stages]
+    return enough[-1] if enough else 1
 
 
 def _refusal(section: BatchSection, length: int, ranks: int, known: int) -> str:

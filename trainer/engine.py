@@ -194,7 +194,7 @@ def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEn
     model, stages = plan.config.model, plan.topology.pipeline_stages
     skeleton = build.skeleton(plan.hf_config, model.attention)
     shape = build.shape(skeleton, plan.batch.sequence_length)
-    weights = build.Weights(model.init_from, skeleton.base_model_prefix) if model.init_from else None
+    weights = build.Weights(model.init_from, skeleton) if model.init_from else None
     filling = {"device": device, "dtype": DTYPES[plan.precision], "seed": plan.config.run.seed, "weights": weights}
     if stages > 1:
         from trainer.model.pipeline import CausalLMPipeline

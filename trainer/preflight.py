@@ -165,7 +165,7 @@ def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards
         families.anatomy(hf_config.model_type)
     model = build.skeleton(hf_config, settings.model.attention)
     if settings.model.init_from:
-        build.Weights(settings.model.init_from, model.base_model_prefix).check(model)
+        build.Weights(settings.model.init_from, model).check(model)
         file = Path(settings.model.init_from) / "tokenizer.json"
         if file.is_file():
             _same_tokenizer(file, shards, "model.init_from")

@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
 
 import strict_json
@@ -76,8 +79,9 @@ def _inline_config(
     token_ids = {"eos_token_id": eod_id, "bos_token_id": eod_id} if closed else {}
     try:
         return AutoConfig.for_model(model_type, **(token_ids | values))
-    except (TypeError, ValueError) as error:  # transformers' own validation
-        raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {error}') from None
+    except (TypeError, ValueError, StrictDataclassError) as error:  # transformers' own validation
+        reason = " ".join(str(error).split())
+        raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {reason}') from None
 
 
 def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, stages: int) -> None:
@@ -143,9 +147,12 @@ def chunks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
 
 
 class Weights:
-    """Parameters by name from a local Hugging Face folder of safetensors files, read one at a time."""
+    """Parameters of a model by name, from a local Hugging Face folder of safetensors files, read one at a time.
 
-    def __init__(self, folder: str | Path, base_prefix: str = ""):
+    Files may use the names of older Hugging Face releases or of the base model, as `from_pretrained` accepts them.
+    """
+
+    def __init__(self, folder: str | Path, model: PreTrainedModel):
         self.folder = Path(folder)
         index = self.folder / "model.safetensors.index.json"
         files = ["model.safetensors"]
@@ -157,28 +164,35 @@ class Weights:
                 f"{self.folder}: no {', '.join(missing)}. model.init_from needs a local Hugging Face folder with "
                 f"safetensors weights (pickled .bin weights are not read: save them again with save_pretrained)."
             )
-        self._file_of = {}
+        transforms = get_model_conversion_mapping(model)
+        renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+        converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+        known = dict(model.named_parameters(remove_duplicate=False))
+        self._place: dict[str, tuple[Path, str]] = {}
         for name in files:
             with safe_open(self.folder / name, framework="pt") as file:
-                self._file_of |= dict.fromkeys(file.keys(), self.folder / name)
-        self._base_prefix = f"{base_prefix}."
-
-    def _stored_name(self, name: str) -> str | None:
-        bare = name.removeprefix(self._base_prefix)  # files saved from the base model lack its prefix
-        return next((candidate for candidate in (name, bare) if candidate in self._file_of), None)
+                for stored in file.keys():  # noqa: SIM118 - not a dictionary
+                    own, converter = rename_source_key(stored, renamings, converters, model.base_model_prefix, known)
+                    if converter is not None:
+                        raise ModelError(
+                            f"{self.folder}: {stored} is stored in another shape than the model's own parameters. Open the "
+                            f"folder with AutoModelForCausalLM.from_pretrained, write it with save_pretrained(NEW_FOLDER, "
+                            f"save_original_format=False), and set model.init_from to that."
+                        )
+                    self._place[own] = (self.folder / name, stored)
 
     def __contains__(self, name: str) -> bool:
-        return self._stored_name(name) is not None
+        return name in self._place
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a parameter, from the file's header."""
-        stored = self._stored_name(name)
-        with safe_open(self._file_of[stored], framework="pt") as file:
+        path, stored = self._place[name]
+        with safe_open(path, framework="pt") as file:
             return tuple(file.get_slice(stored).get_shape())
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        stored = self._stored_name(name)
-        with safe_open(self._file_of[stored], framework="pt") as file:
+        path, stored = self._place[name]
+        with safe_open(path, framework="pt") as file:
             return file.get_tensor(stored)
 
     def check(self, model: PreTrainedModel) -> None:

@@ -87,5 +87,5 @@ def test_overrides_and_unknown_keys(tmp_path):
     assert config.load(file, ["run.seed=7", "model.attention=eager"]).run.seed == 7
     with pytest.raises(ConfigError, match='Did you mean "sequence_length"'):
         config.load(file, ["data.seqence_length=64"])
-    with pytest.raises(ConfigError, match="model.config or model.init_from"):
+    with pytest.raises(ConfigError, match=r"model\.config or model\.init_from"):
         config.load(file, ["model.config=null"])
