@@ -34,11 +34,11 @@ LISTED = 1000
 
 def settings(build: Build) -> dict[str, Any]:
     """All that decides this stage's outputs: the sources' settings, and each input's size and time of change."""
-    inputs = [
-        [str(piece.path), list(piece.rows or ()), piece.size, _changed(piece.path)]
+    inputs = {
+        f"{source.name}: {piece.path}{list(piece.rows) if piece.rows else ''}": [piece.size, _changed(piece.path)]
         for source in build.recipe.sources
         for piece in READERS[source.type].pieces(source, build.base)
-    ]
+    }
     sources = [source.model_dump(mode="json", exclude={"paths"}) for source in build.recipe.sources]
     return {"sources": sources, "inputs": inputs, "task_megabytes": build.recipe.task_megabytes}
 

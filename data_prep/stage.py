@@ -97,8 +97,10 @@ def _claim(folder: Path, title: str, settings: dict[str, Any], rebuild: bool) ->
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
         if before != settings and not rebuild:
+            changes = _differences(before, settings)
+            more = f"; and {len(changes) - 5} more" if len(changes) > 5 else ""
             raise StageError(
-                f"{folder} was built differently: {'; '.join(_differences(before, settings))}. Nothing was changed. Run with "
+                f"{folder} was built differently: {'; '.join(changes[:5])}{more}. Nothing was changed. Run with "
                 f"--rebuild to build this stage ({title}) and those after it anew, or choose another output folder."
             )
         if before != settings:
@@ -117,7 +119,7 @@ def _differences(before: Any, now: Any, key: str = "") -> list[str]:
         return [line for part in parts for line in part]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         parts = [_differences(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(before, now, strict=True))]
-        return [line for part in parts for line in part][:5]
+        return [line for part in parts for line in part]
     return [] if before == now else [f"{key} was {_short(before)}, is {_short(now)}"]
 
 

@@ -12,7 +12,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
+import pyarrow as pa
 from pydantic import Field
 
 from strict_json import ConfigError, StrictModel
@@ -94,7 +94,8 @@ def open_compressed(path: Path) -> Iterator[BinaryIO]:
             with gzip.open(file) as stream:
                 yield stream
         elif path.suffix == ".zst":
-            with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
-                yield io.BufferedReader(stream, 1 << 20)
+            # Arrow's reader says when an archive was cut off; python-zstandard's stream_reader ends as if all were well
+            with pa.CompressedInputStream(file, "zstd") as stream:
+                yield io.BufferedReader(stream, 1 << 16)
         else:
             yield file

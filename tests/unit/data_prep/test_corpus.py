@@ -1,0 +1,265 @@
+"""Whole builds: what goes in comes out, whatever kills them and however many work at them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import corpus, recipe
+from data_prep.__main__ import main
+from data_prep.dedup import exact
+from data_prep.document import read_records
+from data_prep.recipe import Recipe
+from data_prep.shards import TokenShards
+from data_prep.tokenizer import CorpusTokenizer
+
+ROOT = Path(__file__).resolve().parents[3]
+RECIPES = ROOT / "data_prep" / "recipes"
+WORDS = ["stone", "river", "mill", "grain", "water", "wheel", "turn", "morning", "bread", "flour", "village", "song"]
+
+
+def prose(seed: int, words: int) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) + rng.choice(["", "s", ",", "."]) for _ in range(words))
+
+
+def write_inputs(folder: Path, files: int = 3, documents: int = 40, words: int = 100) -> Path:
+    """Text files and JSON lines with repeated, empty and broken entries, and a recipe over them."""
+    (folder / "text").mkdir(parents=True)
+    for index in range(files):
+        lines = [json.dumps({"text": prose(1000 * index + n, words), "meta": {"n": n}}) for n in range(documents)]
+        lines += [json.dumps({"text": prose(10**7, words) + " "}), json.dumps({"text": " \n"})]
+        (folder / f"{index}.jsonl").write_text("\n".join(lines))
+        (folder / "text" / f"{index}.txt").write_text(prose(index + 10**6, words * 3))
+    values = {
+        "output": "corpus",
+        "sources": [
+            {"type": "jsonl", "name": "lines", "paths": ["*.jsonl"], "licence": "CC0-1.0"},
+            {"type": "plaintext", "name": "files", "paths": ["text"]},
+        ],
+        "task_megabytes": 1,
+        "tokenizer": {"vocab_size": 300},
+        "shards": {"tokens_per_shard": 2000, "validation_fraction": 0.1},
+    }
+    (folder / "recipe.json").write_text(json.dumps(values))
+    return folder / "recipe.json"
+
+
+def change(file: Path, **changes) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every byte that the trainer will read, and the tokenizer."""
+    files = [p for part in ("shards", "tokenizer") for p in (folder / part).rglob("*") if p.is_file()]
+    visible = [p for p in files if not any(piece in (".stage", "done") for piece in p.parts)]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in visible if p.name != "stage.json"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A finished build: (recipe file, corpus folder, summary)."""
+    file = write_inputs(tmp_path_factory.mktemp("inputs"))
+    return file, file.parent / "corpus", corpus.run(recipe.load(file, []), workers=1)
+
+
+def test_shards_hold_the_documents_and_nothing_else(built):
+    _, out, summary = built
+    kept = list(read_records(out / "2-dedup" / "documents" / f"part-00000{exact.KEPT}"))
+    assert len(kept) == 3 * 40 + 1 + 3
+    assert summary["dropped"] == {"empty text": 3, "exact duplicate": 2}
+    tokenizer = CorpusTokenizer(out / "tokenizer")
+    by_id = {record["id"]: record for record in kept}
+    seen = []
+    for split in ("train", "validation"):
+        shards = TokenShards.open(out / "shards" / split)
+        shards.verify_all()
+        tokens = shards.read(0, shards.tokens).tolist()
+        position = 0
+        for history in sorted((out / "shards" / split).glob("documents-*.parquet")):
+            start_of_shard = position
+            for row in pq.read_table(history).to_pylist():
+                record = by_id[row["id"]]
+                expected = [*tokenizer.encode([record["text"]])[0].tolist(), tokenizer.eod_id]
+                assert tokens[position : position + row["tokens"]] == expected
+                assert row["start"] == position - start_of_shard
+                assert row["text_bytes"] == len(record["text"].encode())
+                assert row["licence"] == ("CC0-1.0" if record["source"] == "lines" else None)
+                position += row["tokens"]
+                seen.append(row["id"])
+        assert position == shards.tokens
+        assert shards.text_bytes == sum(len(by_id[i]["text"].encode()) for i in seen[-shards.documents :])
+    assert sorted(seen) == sorted(by_id)
+
+
+def test_a_dropped_document_names_the_one_that_stays(built):
+    dropped = list(read_records(built[1] / "2-dedup" / "documents" / f"part-00000{exact.DROPPED}"))
+    assert [(r["id"], r["reason"], r["kept_instead"]) for r in dropped] == [
+        ("lines/1.jsonl#41", "exact duplicate", "lines/0.jsonl#41"),
+        ("lines/2.jsonl#41", "exact duplicate", "lines/0.jsonl#41"),
+    ]
+
+
+def test_a_finished_build_is_passed_over(built):
+    file, out, summary = built
+    before = {p: p.stat().st_mtime_ns for p in (out / "shards").rglob("shard-*")}
+    assert corpus.run(recipe.load(file, []), workers=1)["shards"] == summary["shards"]
+    assert {p: p.stat().st_mtime_ns for p in (out / "shards").rglob("shard-*")} == before
+
+
+def test_damage_is_mended(built):
+    file, out, _ = built
+    before = outputs(out)
+    shard = next((out / "shards" / "train").glob("shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (out / "tokenizer" / "tokenizer.json").unlink()
+    next((out / "1-extract").glob("part-*")).write_bytes(b"?")
+    corpus.run(recipe.load(file, []), workers=1)
+    assert outputs(out) == before
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """(recipe file, outputs of an undisturbed build by one worker) of several tasks."""
+    file = write_inputs(tmp_path_factory.mktemp("large"), files=4, documents=200, words=700)
+    corpus.run(recipe.load(file, ["output=whole"]), workers=1)
+    assert len(list((file.parent / "whole" / "1-extract").glob("part-*"))) >= 4
+    return file, outputs(file.parent / "whole")
+
+
+def test_workers_do_not_show(large):
+    file, expected = large
+    corpus.run(recipe.load(file, ["output=three"]), workers=3)
+    assert outputs(file.parent / "three") == expected
+
+
+@pytest.mark.parametrize(
+    "stage", ["1-extract/done/part-00001.json", "2-dedup/documents/done", "tokenizer/.stage", "shards/train"]
+)
+def test_killed_anywhere_and_run_again(large, stage):
+    file, expected = large
+    out = file.parent / f"killed-{stage.replace('/', '-')}"
+    line = [sys.executable, "-m", "data_prep", "run", str(file), "--workers", "2", "--set", f"output={out.name}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (file.parent / "log").open("w") as log:
+        job = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        while not (out / stage).exists():
+            assert job.poll() is None, (file.parent / "log").read_text()
+            time.sleep(0.001)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert outputs(out) == expected
+    assert not list(out.rglob("*.partial"))
+
+
+def test_other_settings_are_refused_or_rebuilt(tmp_path, capsys):
+    file = write_inputs(tmp_path)
+    assert main(["run", str(file)]) == 0
+    before = outputs(tmp_path / "corpus")
+    change(file, shards={"tokens_per_shard": 500})
+    assert main(["run", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "tokens_per_shard was 2000, is 500" in said and "--rebuild" in said
+    assert outputs(tmp_path / "corpus") == before
+    assert main(["run", str(file), "--rebuild"]) == 0
+    rebuilt = outputs(tmp_path / "corpus")
+    corpus.run(recipe.load(file, ["output=fresh"]), workers=1)
+    assert rebuilt == outputs(tmp_path / "fresh") != before
+
+
+def test_a_changed_input_is_noticed(tmp_path, capsys):
+    file = write_inputs(tmp_path)
+    assert main(["run", str(file)]) == 0
+    with (tmp_path / "0.jsonl").open("a") as appended:
+        appended.write("\n" + json.dumps({"text": "one more"}))
+    assert main(["run", str(file)]) == 2
+    assert "0.jsonl" in capsys.readouterr().err
+    assert main(["run", str(file), "--rebuild"]) == 0
+
+
+def test_unreadable_input_is_set_aside_and_the_exit_code_says_so(tmp_path, capsys):
+    file = write_inputs(tmp_path)
+    (tmp_path / "3.jsonl").write_text('{"text": "good"}\n{"text": "cut\n')
+    (tmp_path / "text" / "9.txt").write_bytes(b"\0\0\0")
+    assert main(["run", str(file)]) == 3
+    said = capsys.readouterr().out
+    assert "2 inputs could not be read" in said and "3.jsonl:2: not JSON" in said and "9.txt: binary data" in said
+
+
+def test_empty_corpora(tmp_path, capsys):
+    file = write_inputs(tmp_path, files=1, documents=0)
+    (tmp_path / "0.jsonl").write_text('{"text": ""}\n{"txt": "x"}')
+    (tmp_path / "text" / "0.txt").write_text(" \n ")
+    assert main(["run", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "the corpus is empty" in said and "2 empty, 1 set aside" in said and "0.jsonl:2" in said
+    assert not (tmp_path / "corpus" / "shards").exists()
+
+
+def test_one_document_is_trained_on_and_nothing_held_out(tmp_path):
+    file = write_inputs(tmp_path, files=1, documents=0)
+    (tmp_path / "0.jsonl").write_text('{"text": " "}')
+    summary = corpus.run(recipe.load(file, []), workers=1)
+    assert summary["shards"]["train"]["documents"] == 1 and summary["shards"]["validation"] is None
+
+
+def test_two_builds_cannot_meet(tmp_path, capsys):
+    file = write_inputs(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    with (tmp_path / "corpus" / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["run", str(file)]) == 2
+    assert "is being built by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sources": [{"type": "pdf", "name": "x", "paths": ["."]}]}, "pdf"),
+        ({"sources": [{"type": "jsonl", "name": "x", "paths": ["."], "text_kye": "t"}]}, 'Did you mean "text_key"?'),
+        ({"sources": [{"type": "jsonl", "name": "x", "paths": ["absent.jsonl"]}]}, "absent.jsonl matches no file"),
+        ({"tokenizer": {}}, "give either path"),
+        ({"tokenizer": {"path": "absent"}}, "tokenizer.path"),
+        ({"tokenizer": {"vocab_size": 100}}, "greater than or equal to 257"),
+    ],
+)
+def test_mistakes_in_a_recipe(tmp_path, capsys, changes, said):
+    file = write_inputs(tmp_path)
+    change(file, **changes)
+    assert main(["run", str(file), "--workers", "1"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_peek_and_verify(built, capsys):
+    _, out, _ = built
+    assert main(["peek", str(out / "2-dedup" / "documents" / f"part-00000{exact.KEPT}"), "--count", "1"]) == 0
+    assert prose(0, 100)[:200] in capsys.readouterr().out
+    assert main(["peek", str(out / "shards" / "train"), "--count", "2"]) == 0
+    assert capsys.readouterr().out.count("first ids") == 2
+    assert main(["verify", str(out / "shards" / "train")]) == 0
+    assert main(["verify", str(out)]) == 2
+
+
+def test_the_schema_is_fresh_and_the_recipes_fit_it(tmp_path):
+    assert main(["schema", str(tmp_path / "schema.json")]) == 0
+    text = (RECIPES / "recipe.schema.json").read_text()
+    assert (tmp_path / "schema.json").read_text() == text, "run: python -m data_prep schema"
+    validator = jsonschema.Draft202012Validator(json.loads(text))
+    recipes = [path for path in RECIPES.glob("*.json") if path.name != "recipe.schema.json"]
+    assert len(recipes) >= 4
+    for path in recipes:
+        validator.validate(json.loads(path.read_text()))
+        Recipe.model_validate_json(path.read_text())

@@ -1,0 +1,95 @@
+"""Tokenizers: trained the same every time, adopted as they are, lossless."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer
+
+from data_prep import tokenizer
+from data_prep.shards import tokenizer_fingerprint
+from data_prep.tokenizer import CorpusTokenizer, TokenizerError
+
+TEXTS = [f"the mill turns, {n} grains in the stone and the river below" * 5 for n in range(50)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.train(TEXTS, 400, None, folder)
+    return folder
+
+
+def test_training_is_repeatable(folder, tmp_path):
+    tokenizer.train(iter(TEXTS), 400, None, tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    opened = CorpusTokenizer(folder)
+    assert opened.vocab_size <= 400 and (opened.eod_token, opened.eod_id) == ("<|endoftext|>", 0)
+
+
+@settings(max_examples=200)
+@given(text=st.text())
+def test_any_text_comes_back(folder, text):
+    opened = CorpusTokenizer(folder)
+    (ids,) = opened.encode([text])
+    assert opened.decode(ids) == text
+    assert opened.eod_id not in ids
+
+
+def test_a_special_token_spelt_in_a_text_is_only_text(folder):
+    opened = CorpusTokenizer(folder)
+    (ids,) = opened.encode(["a <|endoftext|> b"])
+    assert opened.eod_id not in ids and opened.decode(ids) == "a <|endoftext|> b"
+
+
+def test_transformers_load_the_folder(folder):
+    theirs, opened = AutoTokenizer.from_pretrained(folder), CorpusTokenizer(folder)
+    for text in TEXTS[:5]:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == opened.encode([text])[0].tolist()
+    assert (theirs.eos_token, theirs.eos_token_id) == ("<|endoftext|>", 0)
+
+
+def test_an_existing_tokenizer_keeps_its_ids(folder, tmp_path):
+    tokenizer.adopt(folder, None, tmp_path / "a")
+    tokenizer.adopt(folder / "tokenizer.json", None, tmp_path / "b")
+    for name in ("a", "b"):
+        adopted = CorpusTokenizer(tmp_path / name)
+        assert adopted.fingerprint == CorpusTokenizer(folder).fingerprint
+        assert adopted.encode(TEXTS[:1])[0].tolist() == CorpusTokenizer(folder).encode(TEXTS[:1])[0].tolist()
+
+
+def test_no_end_of_document_token(tmp_path):
+    bare = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel()
+    bare.add_special_tokens(["<pad>"])
+    bare.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match=r"declares no end-of-sequence token.*eod_token.*<pad>"):
+        tokenizer.adopt(tmp_path, None, tmp_path / "out")
+    with pytest.raises(TokenizerError, match='"<end>" is not in its vocabulary'):
+        tokenizer.adopt(tmp_path, "<end>", tmp_path / "out")
+    tokenizer.adopt(tmp_path, "<pad>", tmp_path / "out")
+    assert CorpusTokenizer(tmp_path / "out").eod_id == 2
+
+
+def test_what_is_no_tokenizer(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=r"no .*tokenizer\.json.*holds config\.json"):
+        tokenizer.adopt(tmp_path, None, tmp_path / "out")
+    (tmp_path / "tokenizer.json").write_text('{"model": "?"}')
+    with pytest.raises(TokenizerError, match="not a tokenizer"):
+        tokenizer.adopt(tmp_path, None, tmp_path / "out")
+
+
+def test_the_fingerprint_is_that_of_the_ids(folder, tmp_path):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    same = {**content, "truncation": {"max_length": 8}, "padding": None}
+    (tmp_path / "same.json").write_text(json.dumps(same))
+    other = {**content, "pre_tokenizer": None}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert tokenizer_fingerprint(tmp_path / "same.json") == tokenizer_fingerprint(folder / "tokenizer.json")
+    assert tokenizer_fingerprint(tmp_path / "other.json") != tokenizer_fingerprint(folder / "tokenizer.json")
