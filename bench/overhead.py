@@ -1,6 +1,6 @@
 """What the training loop costs: moenda, a bare `deepspeed.initialize` loop and HF Trainer, taking turns in one job.
 
-    deepspeed --num_accelerators 2 bench/overhead.py [--config ds_configs/smoke_cpu.json] [--rounds 15] [--output table.json]
+    deepspeed --num_accelerators 2 bench/overhead.py [--config ds_configs/smoke_cpu.json] [--rounds 60] [--output table.json]
 
 The three train the run file's model from random weights with the same DeepSpeed configuration, batch, precision and
 optimizer, on the same shards, each in its own real loop: `trainer.train.train`, the loop of DeepSpeed's tutorial, and
@@ -238,8 +238,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", default="ds_configs/smoke_cpu.json")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps per turn")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps per turn")
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--local_rank", type=int)
     options = parser.parse_args()
@@ -265,6 +265,13 @@ def main() -> int:
     return 0
 
 
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """95% confidence interval of the median, from order statistics (normal approximation of the binomial)."""
+    ordered, half = sorted(values), 0.98 * len(values) ** 0.5
+    low, high = (round(len(values) / 2 + sign * half) for sign in (-1, 1))
+    return ordered[max(0, low)], ordered[min(len(values) - 1, high)]
+
+
 def report(plan: RunPlan, speeds: dict[str, list[float]], options: argparse.Namespace) -> None:
     """Print (and write) medians and ratios."""
     ratios = {name: [a / b for a, b in zip(speeds[OURS], speeds[name], strict=True)] for name in (BARE, HF)}
@@ -276,16 +283,16 @@ def report(plan: RunPlan, speeds: dict[str, list[float]], options: argparse.Name
         "rounds": options.rounds,
         "tokens_per_second": {name: round(statistics.median(values)) for name, values in speeds.items()},
         "ratio": {f"{OURS} / {name}": round(statistics.median(values), 4) for name, values in ratios.items()},
-        "ratio_quartiles": {
-            f"{OURS} / {name}": [round(q, 4) for q in statistics.quantiles(values, n=4)] for name, values in ratios.items()
+        "ratio_interval": {
+            f"{OURS} / {name}": [round(bound, 4) for bound in median_interval(values)] for name, values in ratios.items()
         },
     }
     print(plan.batch.describe())
     for name, value in table["tokens_per_second"].items():
         print(f"{name:<16}{value:>12,} tokens/s (median of {options.rounds} turns of {options.steps} steps)")
     for name, value in table["ratio"].items():
-        low, _, high = table["ratio_quartiles"][name]
-        print(f"{name:<26}{value:.3f} (quartiles {low:.3f} to {high:.3f})")
+        low, high = table["ratio_interval"][name]
+        print(f"{name:<26}{value:.3f} (95% interval of the median: {low:.3f} to {high:.3f})")
     if options.output:
         options.output.write_text(json.dumps(table, indent=1) + "\n")
 

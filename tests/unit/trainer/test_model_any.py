@@ -1,0 +1,81 @@
+"""Causal language models beyond the three of the pipeline: ZeRO takes them as they are. FLOPs counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.models import FAMILIES
+from trainer import flops
+from trainer.model import build
+
+WIDTH, MLP, LAYERS, VOCABULARY, LENGTH = 64, 128, 4, 320, 32
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+OTHERS = {
+    "opt": {**SIZES, "ffn_dim": 128, "word_embed_proj_dim": 64},
+    "qwen2": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2},
+    "mixtral": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2, "num_local_experts": 4},
+    "gemma3_text": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 16},
+}
+
+
+def config_of(spec: dict, **changes):
+    return build.load_config({**spec, "vocab_size": "auto", **changes}, vocab_size=300, eod_id=0, sequence_length=LENGTH)
+
+
+def filled(config, dtype=torch.float32):
+    model = build.skeleton(config)
+    list(build.materialise(model, dict(build.chunks(model)), "cpu", dtype, 1))
+    model.tie_weights()
+    return model
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_other_models_start_as_hugging_face_starts_them(model_type):
+    config = config_of({"model_type": model_type, **OTHERS[model_type]})
+    model, theirs = filled(config), AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    expected = dict(theirs.named_parameters())
+    assert {name: p.shape for name, p in model.named_parameters()} == {name: p.shape for name, p in expected.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.numel() >= 2000:
+            assert parameter.std().item() == pytest.approx(expected[name].std().item(), rel=0.15), name
+        elif parameter.dim() == 1:
+            assert torch.equal(parameter, expected[name]), name
+    buffers = dict(model.named_buffers())
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in theirs.named_buffers())
+    theirs.load_state_dict(model.state_dict())
+    tokens = torch.arange(2 * LENGTH).reshape(2, LENGTH)
+    assert torch.equal(model.eval()(tokens, use_cache=False).logits, theirs.eval()(tokens, use_cache=False).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lower_precision_rounds_the_same_draw(family):
+    config = config_of(FAMILIES[family])
+    exact = dict(filled(config).named_parameters())
+    for name, parameter in filled(config, torch.bfloat16).named_parameters():
+        assert torch.equal(parameter, exact[name].bfloat16()), name
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_flops_of_models_with_biases_counted_by_hand(family, tied):
+    """The position table and, with a head of its own, the embedding stay out; a tied table counts once, as the head."""
+    mlp = 4 * WIDTH if family == "gpt2" else MLP
+    block = WIDTH * 3 * WIDTH + 3 * WIDTH + WIDTH * WIDTH + WIDTH + 2 * WIDTH * mlp + mlp + WIDTH + 2 * 2 * WIDTH
+    matmuls = LAYERS * block + 2 * WIDTH + VOCABULARY * WIDTH
+    shape = build.shape(build.skeleton(config_of(FAMILIES[family], tie_word_embeddings=tied)), LENGTH)
+    assert shape == flops.ModelShape(matmuls, LAYERS, WIDTH, LENGTH)
+    assert flops.training_flops_per_token(shape) == 6 * matmuls + 12 * LAYERS * WIDTH * LENGTH
+
+
+def test_attention_width_follows_a_head_dimension_of_its_own():
+    spec = {**FAMILIES["llama"], "head_dim": 32}
+    assert build.shape(build.skeleton(config_of(spec)), LENGTH).attention_width == 4 * 32
+
+
+@pytest.mark.parametrize(("vocabulary", "padded"), [(1, 64), (63, 64), (64, 64), (65, 128), (50257, 50304)])
+def test_an_auto_vocabulary_is_the_next_multiple_of_64(vocabulary, padded):
+    spec = {**FAMILIES["llama"], "vocab_size": "auto"}
+    assert build.load_config(spec, vocabulary, eod_id=0, sequence_length=8).vocab_size == padded
+    assert build.load_config({**spec, "vocab_size": 77}, vocabulary, eod_id=0, sequence_length=8).vocab_size == 77

@@ -1,0 +1,198 @@
+"""More of what stands before a run: damaged and mixed-up inputs. Whatever is refused, no byte on disk changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from data_prep.shards import ShardWriter, tokenizer_fingerprint, write_manifest
+from tests.corpora import FINGERPRINT, write_shards
+from tests.models import FAMILIES, run_file
+from trainer import run_folder
+from trainer.preflight import prepare
+from trainer.state import TrainState
+
+TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0}}, "truncation": None}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("corpus") / "shards" / "train")
+
+
+def plan(tmp_path: Path, config: dict[str, Any], world_size: int = 2):
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    return prepare(tmp_path / "run.json", [], world_size)
+
+
+def refused(tmp_path: Path, config: dict[str, Any], *parts: str, world_size: int = 2) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    before = {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError) as refusal:
+        prepare(tmp_path / "run.json", [], world_size)
+    for part in parts:
+        assert part in str(refusal.value)
+    assert {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_of_shards_whose_build_did_not_finish(tmp_path):
+    folder = write_shards(tmp_path / "train")
+    (folder / "manifest.json").unlink()
+    refused(tmp_path, run_file(tmp_path / "run", folder), "data.train", "no manifest.json", "did not finish", "data_prep run")
+
+
+def test_a_manifest_that_was_edited(tmp_path):
+    folder = write_shards(tmp_path / "train")
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"tokens"', '"token"', 1))
+    refused(tmp_path, run_file(tmp_path / "run", folder), "data.train", "manifest.json", "checksum")
+
+
+def test_a_shard_of_another_build_under_the_same_name(tmp_path):
+    folder, other = write_shards(tmp_path / "train"), write_shards(tmp_path / "other", seed=1)
+    shutil.copyfile(other / "shard-00001.tokens", folder / "shard-00001.tokens")
+    refused(tmp_path, run_file(tmp_path / "run", folder), "data.train", "shard-00001.tokens", "replaced after the build")
+
+
+@pytest.mark.parametrize("state", ["missing", "half"])
+def test_validation_shards_are_looked_at_as_well(tmp_path, shards, state):
+    held_out = write_shards(tmp_path / "validation")
+    shard = held_out / "shard-00000.tokens"
+    shard.write_bytes(shard.read_bytes()[:5000]) if state == "half" else shard.unlink()
+    refused(tmp_path, run_file(tmp_path / "run", shards, held_out), "data.validation", "shard-00000.tokens")
+
+
+def test_validation_with_another_vocabulary(tmp_path, shards):
+    held_out = write_shards(tmp_path / "validation", vocab_size=200)
+    refused(tmp_path, run_file(tmp_path / "run", shards, held_out), "data.validation", "vocab_size 200, not 300")
+
+
+def test_empty_validation(tmp_path, shards):
+    held_out = tmp_path / "validation"
+    held_out.mkdir()
+    with ShardWriter(held_out / "shard-00000.tokens", 300, eod_id=0, tokenizer_fingerprint=FINGERPRINT):
+        pass
+    write_manifest(held_out, ["shard-00000.tokens"])
+    refused(tmp_path, run_file(tmp_path / "run", shards, held_out), "data.validation is empty", "null", "hold out more")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "beside the shards"])
+def test_the_tokenizer_must_be_that_of_the_shards(tmp_path, named):
+    folder = tmp_path / ("elsewhere" if named else "tokenizer")
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    own = tokenizer_fingerprint(folder / "tokenizer.json")
+    train = write_shards(tmp_path / "shards" / "train", fingerprint=own)
+    config = run_file(tmp_path / "run", train)
+    config["data"]["tokenizer"] = str(folder) if named else None
+    assert plan(tmp_path, config).record["tokenizer_folder"] == str(folder)
+    (folder / "tokenizer.json").write_text(json.dumps({**TOKENIZER, "truncation": {"max_length": 9}}))
+    assert plan(tmp_path, config).record["tokenizer_folder"] == str(folder)
+    (folder / "tokenizer.json").write_text(json.dumps({**TOKENIZER, "model": {"type": "Unigram"}}))
+    refused(tmp_path, config, "data.tokenizer", "another tokenizer", own[:16], "build shards with this one")
+    if named:
+        (folder / "tokenizer.json").unlink()
+        refused(tmp_path, config, "data.tokenizer", "holds no tokenizer.json")
+
+
+def test_weights_with_another_tokenizer(tmp_path, shards):
+    spec = {**FAMILIES["llama"], "vocab_size": 320, "max_position_embeddings": 32, "tie_word_embeddings": True}
+    weights = tmp_path / "weights"
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec)).save_pretrained(weights)
+    config = run_file(tmp_path / "run", shards, model={"init_from": str(weights)})
+    assert plan(tmp_path, config).hf_config.vocab_size == 320
+    del config["model"]["config"]
+    assert plan(tmp_path, config).hf_config.hidden_size == 64
+    (weights / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    refused(tmp_path, config, "model.init_from", "another tokenizer", FINGERPRINT[:16])
+
+
+def test_attention_that_does_not_exist(tmp_path, shards):
+    refused(tmp_path, run_file(tmp_path / "run", shards, model={"attention": "sdpaa"}), '"llama"', "sdpaa", "sdpa")
+
+
+def test_a_model_that_is_no_causal_language_model(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards)
+    config["model"]["config"] = {"model_type": "t5", "vocab_size": "auto"}
+    refused(tmp_path, config, '"t5" causal LM cannot be built')
+
+
+def test_a_window_longer_than_the_positions_in_weights(tmp_path, shards):
+    spec = {**FAMILIES["gpt2"], "vocab_size": 320, "n_positions": 16}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec)).save_pretrained(tmp_path / "weights")
+    config = run_file(tmp_path / "run", shards)
+    config["model"] = {"init_from": str(tmp_path / "weights")}
+    refused(tmp_path, config, "data.sequence_length is 32", "16 positions", "at most 16")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_effective_config_continues_a_run_that_started_from_a_folder(tmp_path, shards, family):
+    positions = {"n_positions": 32} if family == "gpt2" else {"max_position_embeddings": 32}
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**{**FAMILIES[family], **positions, "vocab_size": 320, "eos_token_id": 5, "bos_token_id": None})
+    ).save_pretrained(tmp_path / "weights")
+    config = run_file(tmp_path / "run", shards)
+    config["model"] = {"init_from": str(tmp_path / "weights")}
+    first = plan(tmp_path, config)
+    run_folder.take(first.folder, first.record).close()
+    again = plan(tmp_path, first.effective_config())
+    assert again.record == first.record == run_folder.read_record(first.folder)
+    assert (again.start, again.hf_config.eos_token_id) == (TrainState(), 5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(total=st.integers(2000, 200_000))
+def test_the_last_step_is_the_first_to_reach_the_total(shards, tmp_path_factory, total):
+    folder = tmp_path_factory.mktemp("length")
+    decided = plan(folder, run_file(folder / "run", shards, schedule={"total_tokens": total, "warmup_tokens": 0}))
+    assert (decided.total_steps - 1) * 512 < total <= decided.total_steps * 512
+    assert f"{decided.total_steps:,} steps, {total:,} tokens" in decided.describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"optimizer": {"learning_rate": 2e-3}}, "optimizer.learning_rate: 0.001 in the run folder, 0.002"),
+        ({"batch": {"micro_batch_size": 4}}, "gradient_accumulation_steps: 4 in the run folder, 2"),
+        ({"parallel": {"zero_stage": 2}}, "zero_stage: 0 in the run folder, 2"),
+        ({"deepspeed": {"bf16": {"enabled": True}}}, "precision: fp32 in the run folder, bf16"),
+        ({"model": {"attention": "eager"}}, "attention: sdpa in the run folder, eager"),
+        ({"data": {"sequence_length": 16}}, "sequence_length: 32 in the run folder, 16"),
+    ],
+)
+def test_what_would_bend_the_curve_is_another_run(tmp_path, shards, change, key):
+    first = plan(tmp_path, run_file(tmp_path / "run", shards))
+    run_folder.take(first.folder, first.record).close()
+    refused(tmp_path, run_file(tmp_path / "run", shards, **change), "holds another run", key, "Nothing was written")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": {"total_tokens": 40 * 512}},
+        {"checkpoint": {"every_steps": 3, "keep": 1}},
+        {"evaluation": {"every_steps": 7}},
+        {"monitor": {"log_every": 5}},
+        {"deepspeed": {"wall_clock_breakdown": True}},
+    ],
+)
+def test_what_may_change_on_the_way_does_not_stop_a_resume(tmp_path, shards, change):
+    first = plan(tmp_path, run_file(tmp_path / "run", shards))
+    run_folder.take(first.folder, first.record).close()
+    assert plan(tmp_path, run_file(tmp_path / "run", shards, **change)).record == first.record
+
+
+def test_the_same_corpus_elsewhere_is_the_same_run(tmp_path, shards):
+    first = plan(tmp_path, run_file(tmp_path / "run", shards))
+    run_folder.take(first.folder, first.record).close()
+    shutil.copytree(shards, tmp_path / "moved")
+    assert plan(tmp_path, run_file(tmp_path / "run", tmp_path / "moved")).record["identity"] == first.record["identity"]
+    other = write_shards(tmp_path / "other", seed=1)
+    refused(tmp_path, run_file(tmp_path / "run", other), "corpus_fingerprint")
