@@ -94,7 +94,7 @@ def _describe(model: type[StrictModel], mistake: dict[str, Any]) -> str:
     dotted = ".".join(location)
     if mistake["type"] == "extra_forbidden":
         section = _model_at(model, mistake["loc"][:-1])
-        known = sorted(section.model_fields) if section else []
+        known = sorted(field.alias or name for name, field in section.model_fields.items()) if section else []
         hint = did_you_mean(location[-1], known)
         if not hint:
             homes = [name for name in _dotted_keys(model) if name.rpartition(".")[2] == location[-1]]

@@ -102,6 +102,7 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of DeepSpeed's configuration."""
+    communication = choice("fp16", "fp32", "bf16")
     dtype = choice("fp16", "fp32", "bf16", "float16", "float32", "bfloat16", "half", "float")
     curriculum = OPEN
     properties = {
@@ -113,8 +114,8 @@ def schema() -> dict[str, Any]:
         "dump_state": BOOLEAN,
         "disable_python_gc": BOOLEAN,
         "disable_allgather": BOOLEAN,
-        "communication_data_type": dtype,
-        "seq_parallel_communication_data_type": dtype,
+        "communication_data_type": communication,
+        "seq_parallel_communication_data_type": communication,
         "prescale_gradients": BOOLEAN,
         "gradient_predivide_factor": NUMBER,
         "gradient_allreduce_op": choice("mean", "sum"),

@@ -7,7 +7,7 @@ from these sections by `trainer.ds_config`; the `deepspeed` section holds everyt
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -55,12 +55,15 @@ class DataSection(strict_json.StrictModel):
     """Context window in tokens."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSection(strict_json.StrictModel):
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101); defaults are GPT-3's (arXiv 2005.14165, appendix B)."""
 
     learning_rate: float = Field(gt=0)
     """Peak learning rate; the schedule scales it."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay rates of the first and second moments."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""

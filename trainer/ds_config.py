@@ -18,6 +18,8 @@ ELSEWHERE = {
     "wandb": "monitor",
 }
 """Keys of DeepSpeed whose job a section of the run file does; accepted only when every value inside is "auto"."""
+SECTIONS = ("bf16", "bfloat16", "fp16", "zero_optimization", "data_types")
+"""Sections that are read or completed here."""
 REFUSED = {
     "autotuning": "it would change the batch behind the trainer's back",
     "data_efficiency": "the trainer's loader decides the data and its order",
@@ -45,6 +47,11 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     """
     deepspeed_keys.check(config.deepspeed)
     result = copy.deepcopy(config.deepspeed)
+    for key in SECTIONS:
+        if result.get(key) == "auto":
+            raise ConfigError(f'deepspeed.{key} is "auto", but it is a section: give its keys, or remove it.')
+    if "bf16" in result and "bfloat16" in result:
+        raise ConfigError("deepspeed.bf16 and deepspeed.bfloat16 are two names of one section. Keep one.")
     for key, reason in REFUSED.items():
         if key in result and result[key] != 1 and _is_enabled(result[key]):
             raise ConfigError(f"deepspeed.{key}: {reason}. Remove the key.")

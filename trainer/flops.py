@@ -10,6 +10,7 @@ what activation checkpointing computes again.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 PEAK_FLOPS = {
@@ -59,4 +60,7 @@ def mfu(tokens_per_second: float, flops_per_token: float, devices: int, peak: fl
 
 def peak_flops(device_name: str) -> float | None:
     """Peak FLOP/s by name, or None when unknown: then no MFU is reported rather than a wrong one."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part.lower() in device_name.lower()), None)
+    for part, peak in PEAK_FLOPS.items():
+        if re.search(rf"\b{part}\b", device_name, re.IGNORECASE):  # an L40 is no L4
+            return peak
+    return None

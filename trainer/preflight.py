@@ -6,6 +6,7 @@ before anything is written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,7 @@ def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards
     if layout.pipeline_stages > 1:
         families.anatomy(hf_config.model_type)
     model = build.skeleton(hf_config, settings.model.attention)
+    build.check_causal(model)
     if settings.model.init_from:
         build.Weights(settings.model.init_from, model).check(model)
         file = Path(settings.model.init_from) / "tokenizer.json"
@@ -182,7 +184,7 @@ def _identity(
     """What must stay the same for a resume to continue the same curve."""
     model = hf_config.to_diff_dict()
     model.pop("transformers_version", None)
-    return {
+    identity = {
         "model": model,
         "init_from": settings.model.init_from,
         "attention": settings.model.attention,
@@ -199,3 +201,4 @@ def _identity(
         "precision": precision,
         "optimizer": settings.optimizer.model_dump(mode="json"),
     }
+    return json.loads(json.dumps(identity))  # as it will be read back: a configuration's numeric keys become text

@@ -46,7 +46,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """state.json of a checkpoint. Raises RunFolderError when it isn't one."""
     try:
         record = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        TrainState(**record["state"])
+        state = TrainState(**record["state"])
+        if not all(type(value) is int and value >= 0 for value in state.to_json().values()):
+            raise ValueError(f"{record['state']} are no counts")
+        if checkpoint_name(state.step) != checkpoint.name:
+            raise ValueError(f"it says step {state.step}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{checkpoint}: not a readable checkpoint: {error}") from None
     return record
@@ -55,9 +59,12 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def read_record(folder: Path) -> dict[str, Any]:
     """run.json: the run's `identity` and where its data lay. Raises RunFolderError when the folder holds no run."""
     try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
+            raise ValueError(f"its {RUN_FILE} names no run")
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder}: not a run folder of moenda: {error}") from None
+    return record
 
 
 def check(folder: Path, identity: dict[str, Any]) -> tuple[TrainState, Path | None]:
@@ -65,13 +72,23 @@ def check(folder: Path, identity: dict[str, Any]) -> tuple[TrainState, Path | No
 
     Raises RunFolderError when the folder holds something else than this very run. Writes nothing.
     """
-    if not folder.exists() or not any(p.name != LOCK_FILE for p in folder.iterdir()):
-        return TrainState(), None
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"run.folder {folder} is a file. Choose another run.folder.")
+    if not folder.exists() or all(path.name in (LOCK_FILE, _partial(RUN_FILE)) for path in folder.iterdir()):
+        return TrainState(), None  # another rank, or a job killed at this moment, may just have taken it
     if not (folder / RUN_FILE).is_file():
         raise RunFolderError(
             f"run.folder {folder} exists, is not empty and holds no run of moenda. Nothing was written; "
             f"choose another run.folder."
         )
+    _require_same(folder, identity)
+    saved = checkpoints_in(folder / CHECKPOINTS)
+    if not saved:
+        return TrainState(), None
+    return TrainState(**read_state(saved[-1])["state"]), saved[-1]
+
+
+def _require_same(folder: Path, identity: dict[str, Any]) -> None:
     changed = list(differences(read_record(folder)["identity"], identity))
     if changed:
         raise RunFolderError(
@@ -79,10 +96,6 @@ def check(folder: Path, identity: dict[str, Any]) -> tuple[TrainState, Path | No
             + "\n  ".join(changed[:20])
             + "\nNothing was written. Choose another run.folder for a new run, or restore these values to resume."
         )
-    saved = checkpoints_in(folder / CHECKPOINTS)
-    if not saved:
-        return TrainState(), None
-    return TrainState(**read_state(saved[-1])["state"]), saved[-1]
 
 
 def take(folder: Path, record: dict[str, Any]) -> TextIO:
@@ -102,16 +115,26 @@ def take(folder: Path, record: dict[str, Any]) -> TextIO:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
+    if (folder / RUN_FILE).is_file():
+        try:
+            _require_same(folder, record["identity"])  # it may have become another job's since it was checked
+        except RunFolderError:
+            lock.close()
+            raise
+    else:
+        write_json(folder / RUN_FILE, record)  # before all else: it makes the folder a run's
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
     for partial in (folder / CHECKPOINTS).glob(PARTIAL_PREFIX + "*"):
         shutil.rmtree(partial)
-    if not (folder / RUN_FILE).is_file():
-        write_json(folder / RUN_FILE, record)
     return lock
+
+
+def _partial(name: str) -> str:
+    return name + ".partial"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(_partial(path.name))
     temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
     os.replace(temporary, path)

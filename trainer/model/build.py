@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -92,7 +92,7 @@ def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, 
             f'Set vocab_size to at least {vocab_size} in model.config (or "auto"), or name shards of its own tokenizer.'
         )
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions < sequence_length:
+    if positions is not None and 0 < positions < sequence_length:
         raise ModelError(
             f"data.sequence_length is {sequence_length} tokens, the model has {positions} positions. "
             f"Set data.sequence_length to at most {positions}, or the model's positions to at least {sequence_length}."
@@ -117,17 +117,31 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
     return model
 
 
+def check_causal(model: PreTrainedModel) -> None:
+    """Raise ModelError for an encoder's model that would see the very tokens it is to predict."""
+    config = model.config
+    if any(getattr(module, "is_causal", None) is True for module in model.modules()):
+        return
+    for key, wrong, right in (("is_decoder", False, "true"), ("causal", False, "true"), ("attn_type", "bi", '"uni"')):
+        if getattr(config, key, None) == wrong:
+            raise ModelError(
+                f'a "{config.model_type}" model with {key} {str(wrong).lower()} sees the tokens that it should predict: it is '
+                f'an encoder. Set "{key}": {right} in model.config, or choose a decoder such as "llama".'
+            )
+
+
 def shape(model: PreTrainedModel, sequence_length: int) -> ModelShape:
     """The sizes that decide the model's FLOPs, from its skeleton."""
     head = model.get_output_embeddings().weight
     tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
     matmuls = sum(p.numel() for p in model.parameters() if id(p) not in tables or p is head)
     config = model.config
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
+    head_width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     return ModelShape(
         parameters_in_matmuls=matmuls,
         num_layers=config.num_hidden_layers,
-        attention_width=config.num_attention_heads * head_width,
+        attention_width=heads * head_width,
         sequence_length=sequence_length,
     )
 
@@ -157,7 +171,10 @@ class Weights:
         index = self.folder / "model.safetensors.index.json"
         files = ["model.safetensors"]
         if index.is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise ModelError(f"{index}: not an index of weights: {type(error).__name__}: {error}") from None
         missing = [name for name in files if not (self.folder / name).is_file()]
         if missing:
             raise ModelError(
@@ -169,17 +186,16 @@ class Weights:
         converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
         known = dict(model.named_parameters(remove_duplicate=False))
         self._place: dict[str, tuple[Path, str]] = {}
-        for name in files:
-            with safe_open(self.folder / name, framework="pt") as file:
-                for stored in file.keys():  # noqa: SIM118 - not a dictionary
-                    own, converter = rename_source_key(stored, renamings, converters, model.base_model_prefix, known)
-                    if converter is not None:
-                        raise ModelError(
-                            f"{self.folder}: {stored} is stored in another shape than the model's own parameters. Open the "
-                            f"folder with AutoModelForCausalLM.from_pretrained, write it with save_pretrained(NEW_FOLDER, "
-                            f"save_original_format=False), and set model.init_from to that."
-                        )
-                    self._place[own] = (self.folder / name, stored)
+        for path in (self.folder / name for name in files):
+            for stored in _keys(path):
+                own, converter = rename_source_key(stored, renamings, converters, model.base_model_prefix, known)
+                if converter is not None:
+                    raise ModelError(
+                        f"{path}: {stored} is stored in another shape than the model's own parameters. Open the folder with "
+                        f"AutoModelForCausalLM.from_pretrained, write it with save_pretrained(NEW_FOLDER, "
+                        f"save_original_format=False), and set model.init_from to that."
+                    )
+                self._place[own] = (path, stored)
 
     def __contains__(self, name: str) -> bool:
         return name in self._place
@@ -209,6 +225,14 @@ class Weights:
                 f"absent and {len(wrong)} differ in shape ({'; '.join(shown)}). Leave model.config out to take the "
                 f"configuration from model.init_from."
             )
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise ModelError(f"{path}: damaged, or no safetensors file: {error}") from None
 
 
 def materialise(

@@ -138,5 +138,6 @@ def test_peaks_by_device_name():
     assert flops.peak_flops("NVIDIA H100 80GB HBM3") == 989.4e12
     assert flops.peak_flops("NVIDIA H100 PCIe") == 756e12
     assert flops.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
-    assert flops.peak_flops("cpu") is None
+    assert flops.peak_flops("NVIDIA L4") == 121e12
+    assert [flops.peak_flops(name) for name in ("cpu", "NVIDIA L40", "NVIDIA RTX A4000")] == [None] * 3
     assert flops.mfu(1e4, 1e10, devices=2, peak=1e14) == 0.5

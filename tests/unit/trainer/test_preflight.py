@@ -208,10 +208,56 @@ def test_run_folder_that_is_no_run(run):
     run.refused("holds no run of moenda", "choose another run.folder")
 
 
-def test_damaged_checkpoint_state(run):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"state": {"step"',
+        '{"state": {"step": "7", "samples_seen": 1, "tokens_seen": 1}}',
+        '{"state": {"step": 3, "samples_seen": 1, "tokens_seen": 1}}',
+    ],
+)
+def test_damaged_checkpoint_state(run, text):
     checkpoint = start(run, 7)
-    (checkpoint / run_folder.STATE_FILE).write_text('{"state": {"step"')
+    (checkpoint / run_folder.STATE_FILE).write_text(text)
     run.refused("not a readable checkpoint")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "?"])
+def test_damaged_run_record(run, text):
+    start(run, 7)
+    (run.folder / run_folder.RUN_FILE).write_text(text)
+    run.refused("not a run folder of moenda")
+
+
+def test_run_folder_that_is_a_file(run):
+    run.folder.write_text("x")
+    run.refused("is a file")
+
+
+def test_an_encoder_is_no_language_model(run):
+    config = {"model_type": "bert", "vocab_size": "auto", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    run.config["model"] = {"config": config, "attention": "eager"}
+    run.refused('"bert" model with is_decoder false', '"is_decoder": true')
+    config["is_decoder"] = True
+    run.prepare()
+
+
+def test_numeric_keys_in_a_model_configuration_survive_a_resume(run):
+    run.config["model"]["config"]["id2label"] = {"0": "a", "1": "b", "2": "c"}
+    start(run, 7)
+    assert run.prepare().start.step == 7
+
+
+def test_damaged_weights(run, tmp_path):
+    config = AutoConfig.for_model(**{**FAMILIES["llama"], "vocab_size": 320, "max_position_embeddings": 32})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    run.config["model"] = {"init_from": str(tmp_path / "model")}
+    run.prepare()
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    run.refused("model.safetensors: damaged")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text("{}")
+    run.refused("not an index of weights")
 
 
 def test_a_folder_in_use_is_refused_and_free_again_after(run):

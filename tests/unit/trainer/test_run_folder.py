@@ -42,17 +42,22 @@ def begun(folder: Path) -> Path:
 def test_a_new_folder_gets_its_record_once(tmp_path):
     folder = begun(tmp_path / "deep" / "run")
     assert sorted(path.name for path in folder.iterdir()) == sorted([LOCK_FILE, RUN_FILE, CHECKPOINTS])
-    run_folder.take(folder, {"identity": {}}).close()
+    run_folder.take(folder, {**RECORD, "train_folder": "moved"}).close()
     assert run_folder.read_record(folder) == RECORD
+    with pytest.raises(run_folder.RunFolderError, match="holds another run"):  # prepared before the first one took it
+        run_folder.take(folder, {"identity": {"seed": 2}})
+    run_folder.take(folder, RECORD).close()
 
 
-@pytest.mark.parametrize("prepared", ["absent", "empty", "lock only"])
+@pytest.mark.parametrize("prepared", ["absent", "empty", "lock only", "killed while being taken"])
 def test_an_unused_folder_starts_a_run_and_looking_writes_nothing(tmp_path, prepared):
     folder = tmp_path / "run"
     if prepared != "absent":
         folder.mkdir()
-    if prepared == "lock only":
+    if prepared in ("lock only", "killed while being taken"):
         (folder / LOCK_FILE).touch()
+    if prepared == "killed while being taken":
+        (folder / f"{RUN_FILE}.partial").write_text("{")
     before = sorted(tmp_path.rglob("*"))
     assert run_folder.check(folder, RECORD["identity"]) == (TrainState(), None)
     assert sorted(tmp_path.rglob("*")) == before
