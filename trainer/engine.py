@@ -7,6 +7,7 @@ checkpoints.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ def check_precision(precision: str) -> None:
 
 def init_distributed(process: Process) -> torch.device:
     """Join the job's process group and choose this process's device."""
+    # DeepSpeed's to mend; a line per collective and rank would bury the progress lines
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     defaults = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} if process.world_size == 1 else {}
     defaults |= {"RANK": process.rank, "WORLD_SIZE": process.world_size, "LOCAL_RANK": process.local_rank}
     for name, value in defaults.items():

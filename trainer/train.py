@@ -16,6 +16,7 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 
 import torch
 
+from data_prep.shards import ShardError
 from trainer import checkpoint, evaluation, run_folder
 from trainer.data.loader import Loader
 from trainer.data.order import WindowOrder
@@ -45,8 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     if process.is_first:
         print(plan.describe(), flush=True)
     if plan.start.step < plan.total_steps:
-        with process_group(process) as device:
-            train(plan, process, device)
+        try:
+            with process_group(process) as device:
+                train(plan, process, device)
+        except (ShardError, checkpoint.CheckpointError) as error:  # damage that shows only when it is read
+            print(f"moenda: {error}", file=sys.stderr, flush=True)
+            return 2
     elif process.is_first:
         print(f"This run is complete ({plan.start.step} steps). Raise schedule.total_tokens to train it further.")
     if lock:

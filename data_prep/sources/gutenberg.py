@@ -128,6 +128,7 @@ def _metadata(text: str) -> dict[str, Any]:
     if number := _NUMBER.search(head):
         fields["ebook"] = int(number.group(1))
         fields["url"] = f"https://www.gutenberg.org/ebooks/{number.group(1)}"
-    if "release_date" in fields:
-        fields["date"] = _NUMBER.sub("", fields.pop("release_date")).strip()
+    dates = [fields.pop(key) for key in ("release_date", "posting_date") if key in fields]
+    if dates:
+        fields["date"] = _NUMBER.sub("", dates[0]).strip()
     return fields

@@ -52,6 +52,21 @@ def test_a_mistake_ends_the_job_before_it_starts(shards, tmp_path):
 
 
 @pytest.mark.launcher
+def test_damage_inside_a_shard_ends_the_job_when_it_is_read(tmp_path):
+    shards = write_shards(tmp_path / "train")
+    file = shards / "shard-00000.tokens"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 1
+    file.write_bytes(content)
+    config = run_file(tmp_path / "run", shards)
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    done = launch.run(2, "trainer/train.py", "--config", str(tmp_path / "run.json"))
+    assert done.returncode != 0
+    assert "shard-00000.tokens: block 0" in done.stderr and "data_prep run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.launcher
 def test_two_jobs_cannot_share_a_run_folder(shards, tmp_path):
     from trainer import run_folder
     from trainer.preflight import prepare
