@@ -28,7 +28,17 @@ class Document:
     source: str
     """Name of the source in the recipe."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON values; well-known keys are licence, url, title, author, language, date."""
+    """JSON values; well-known keys are licence, url, title, author, language, date, opt_out, personal_data, scores."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A filter's verdict that a document does not belong in the corpus."""
+
+    reason: str
+    """Short and the same for every document dropped by this rule: drops are counted by it."""
+    detail: str = ""
+    """The numbers of this document, such as "31 words, at least 50 are wanted"."""
 
 
 @dataclass(frozen=True)
