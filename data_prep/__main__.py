@@ -6,9 +6,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+WORKER = "worker"
 SET_ASIDE = 3
 """Exit code of a build that finished, but set some inputs aside."""
 
@@ -56,12 +60,33 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from data_prep import corpus, recipe
+    from data_prep.stage import Runner
 
     if options.workers < 1:
         raise ValueError(f"--workers {options.workers}: at least 1 is needed.")
-    summary = corpus.run(recipe.load(options.recipe, options.set), options.workers, options.rebuild)
+    build = recipe.load(options.recipe, options.set)
+    with _ranks() as ranks:
+        if ranks is WORKER:
+            return 0
+        with Runner(options.workers, options.rebuild, ranks) as runner:
+            summary = corpus.run(build, runner)
     print(corpus.describe(summary))
     return SET_ASIDE if summary["set_aside_count"] else 0
+
+
+@contextmanager
+def _ranks() -> Iterator[Any]:
+    """Under mpirun: an executor over the other ranks on rank 0, WORKER elsewhere, when the work is over. Else None."""
+    if not any(int(os.environ.get(name, 1)) > 1 for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")):
+        yield None
+        return
+    try:
+        from mpi4py import MPI
+        from mpi4py.futures import MPICommExecutor
+    except ImportError as error:
+        raise ValueError(f"started under mpirun, but mpi4py is not there ({error}): pip install -e '.[mpi]'") from None
+    with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
+        yield WORKER if executor is None else executor
 
 
 def _peek(options: argparse.Namespace) -> int:

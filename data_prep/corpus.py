@@ -13,43 +13,63 @@ from typing import Any
 
 import xxhash
 
-from data_prep import extract, report, stage, tokenise, tokenizer
+from data_prep import clean, extract, report, stage, tokenise, tokenizer
 from data_prep.dedup import exact
-from data_prep.document import SUFFIX, read_documents
+from data_prep.document import read_documents
 from data_prep.recipe import Build
 from data_prep.shards import write_manifest
-from data_prep.stage import StageError, Task
+from data_prep.sift import SAMPLES
+from data_prep.stage import Parts, Runner, StageError, Task
 
 
 class CorpusError(ValueError):
     """The corpus cannot be built as asked."""
 
 
-def run(build: Build, workers: int, rebuild: bool = False) -> dict[str, Any]:
+def run(build: Build, runner: Runner) -> dict[str, Any]:
     """Build the corpus and return a summary: documents, tokens, set-aside inputs, folders.
 
     Raises ValueError (ConfigError, StageError, CorpusError, TokenizerError) for what the user has to change.
     """
-    out = build.output
+    out, recipe = build.output, build.recipe
     with _only_one(out):
-        extracted = stage.run(
-            out / "1-extract", "extract", extract.settings(build), extract.tasks(build), extract.work, workers, rebuild
-        )
-        _require_documents(extracted)
-        kept, found = _deduplicate(build, extracted, workers, rebuild)
-        _tokenizer(build, kept, rebuild)
-        shards = _shards(build, kept, found, workers, rebuild)
-        stage.write_json(out / "recipe.json", build.recipe.model_dump(mode="json", exclude={"schema_path"}))
-        summary = _summary(build, extracted, kept, shards)
+        extracted = extract.run(build, runner, out / "1-extract")
+        _require_documents(extracted.results)
+        cleaned = clean.run(build, runner, out / "2-clean", extracted)
+        _require_kept(cleaned.results, "the filters", out / "2-clean")
+        unique, found = exact.run(runner, out / "3-dedup", cleaned, recipe.seed, recipe.dedup.exact)
+        _tokenizer(build, runner, unique)
+        shards = _shards(build, runner, unique, found)
+        stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
+        summary = _summary(build, extracted.results, [cleaned.results, unique.results], shards)
         report.write(out / "report.html", summary)
     return summary
+
+
+def _require_kept(results: list[dict[str, Any]], what: str, folder: Path) -> None:
+    if any(result["kept"] for result in results):
+        return
+    dropped = _by_reason(results)
+    reasons = "".join(f"\n  {count:,} {reason}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1])[:8])
+    raise CorpusError(
+        f"the corpus is empty: {what} dropped all {sum(dropped.values()):,} documents. Look at some with `python -m data_prep "
+        f"peek {folder}`, then loosen the recipe.{reasons}"
+    )
+
+
+def _by_reason(results: list[dict[str, Any]]) -> dict[str, int]:
+    dropped: dict[str, int] = {}
+    for result in results:
+        for reason, by_source in result["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + sum(by_source.values())
+    return dropped
 
 
 def _require_documents(extracted: list[dict[str, Any]]) -> None:
     if any(result["documents"] for result in extracted):
         return
     set_aside = [entry for result in extracted for entry in result["set_aside"]]
-    empty = sum(result["dropped"].get("empty text", 0) for result in extracted)
+    empty = sum(_by_reason(extracted).values())
     first = "".join(f"\n  {entry['where']}: {entry['reason']}" for entry in set_aside[:5])
     raise CorpusError(
         f"the corpus is empty: no document with text in the sources ({empty} empty, "
@@ -57,37 +77,7 @@ def _require_documents(extracted: list[dict[str, Any]]) -> None:
     )
 
 
-def _deduplicate(
-    build: Build, extracted: list[dict[str, Any]], workers: int, rebuild: bool
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(results per part, what the search for repeats found)."""
-    out, recipe = build.output, build.recipe
-    parts = [out / "1-extract" / f"part-{index:05d}{SUFFIX}" for index in range(len(extracted))]
-    names = [part.name.removesuffix(SUFFIX) for part in parts]
-    sizes = [part.stat().st_size for part in parts]
-    source = stage.fingerprint(extracted)
-
-    hashes = out / "2-dedup" / "hashes"
-    tasks = [Task(name, size, (part, recipe.seed)) for name, size, part in zip(names, sizes, parts, strict=True)]
-    hashed = stage.run(hashes, "hash", {"input": source, "seed": recipe.seed}, tasks, exact.hash_work, workers, rebuild)
-    decisions = out / "2-dedup" / "decisions"
-    search = Task("duplicates", sum(sizes), (hashes, names, recipe.dedup.exact))
-    settings = {"input": stage.fingerprint(hashed), "exact": recipe.dedup.exact}
-    (found,) = stage.run(decisions, "duplicates", settings, [search], exact.find_work, 1, rebuild)
-
-    arguments = (decisions, hashes, names, found["part_sizes"])
-    tasks = [Task(name, size, (part, *arguments)) for name, size, part in zip(names, sizes, parts, strict=True)]
-    settings = {"input": stage.fingerprint([*extracted, found])}
-    kept = stage.run(out / "2-dedup" / "documents", "filter", settings, tasks, exact.filter_work, workers, rebuild)
-    return kept, found
-
-
-def _kept_parts(build: Build, kept: list[dict[str, Any]]) -> list[Path]:
-    folder = build.output / "2-dedup" / "documents"
-    return [folder / f"part-{index:05d}{exact.KEPT}" for index in range(len(kept))]
-
-
-def _tokenizer(build: Build, kept: list[dict[str, Any]], rebuild: bool) -> None:
+def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
     section, folder = build.recipe.tokenizer, build.output / "tokenizer"
     settings: dict[str, Any] = section.model_dump(mode="json", exclude={"path", "sample_megabytes"})
     if section.path:
@@ -95,11 +85,11 @@ def _tokenizer(build: Build, kept: list[dict[str, Any]], rebuild: bool) -> None:
         settings["file"] = xxhash.xxh3_128_hexdigest(file.read_bytes())
         argument: Any = (file, section.eod_token)
     else:
-        total = sum(result["kept_bytes"] for result in kept)
+        total = sum(sum(result["kept_bytes"].values()) for result in unique.results)
         share = min(1.0, section.sample_megabytes * 2**20 / max(1, total))
-        settings |= {"input": stage.fingerprint(kept), "share": share, "seed": build.recipe.seed}
-        argument = (_kept_parts(build, kept), section.vocab_size, section.eod_token, share, build.recipe.seed)
-    stage.run(folder / ".stage", "tokenizer", settings, [Task("tokenizer", 1, argument)], _tokenizer_work, 1, rebuild)
+        settings |= {"input": unique.fingerprint, "share": share, "seed": build.recipe.seed}
+        argument = (unique.files, section.vocab_size, section.eod_token, share, build.recipe.seed)
+    runner.run(folder / ".stage", "tokenizer", settings, [Task("tokenizer", 1, argument)], _tokenizer_work)
 
 
 def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
@@ -125,25 +115,21 @@ def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str]:
                 yield document.text
 
 
-def _shards(
-    build: Build, kept: list[dict[str, Any]], found: dict[str, Any], workers: int, rebuild: bool
-) -> dict[str, dict[str, Any] | None]:
+def _shards(build: Build, runner: Runner, unique: Parts, found: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """The manifest of each split; None for a validation split without documents."""
     out, section = build.output, build.recipe.shards
     folder = out / "tokenizer"
     holdout = tokenise.Holdout.choose(
         build.recipe.seed, section.validation_fraction, found["smallest_key"], found["largest_key"]
     )
-    parts = _kept_parts(build, kept)
-    arguments = (folder, section.tokens_per_shard, holdout)
-    tasks = [Task(part.name.removesuffix(exact.KEPT), part.stat().st_size, (part, *arguments)) for part in parts]
+    tasks = unique.tasks(lambda part: (part, folder, section.tokens_per_shard, holdout))
     settings = {
-        "input": stage.fingerprint(kept),
+        "input": unique.fingerprint,
         "tokenizer": tokenizer.CorpusTokenizer(folder).fingerprint,
         "seed": build.recipe.seed,
         **section.model_dump(mode="json"),
     }
-    results = stage.run(out / "shards", "shards", settings, tasks, tokenise.work, workers, rebuild)
+    results = runner.run(out / "shards", "shards", settings, tasks, tokenise.work)
     manifests = {}
     for split in tokenise.SPLITS:
         names = [name for result in results for name in result["shards"][split]]
@@ -166,13 +152,15 @@ def _add_up(tables: Iterator[dict[str, dict[str, int]]]) -> dict[str, dict[str, 
 def _summary(
     build: Build,
     extracted: list[dict[str, Any]],
-    kept: list[dict[str, Any]],
+    sifted: list[list[dict[str, Any]]],
     shards: dict[str, dict[str, Any] | None],
 ) -> dict[str, Any]:
-    dropped: dict[str, int] = {}
-    for result in [*extracted, *kept]:
-        for reason, count in result["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + count
+    dropped = _by_reason([result for results in [extracted, *sifted] for result in results])
+    samples: dict[str, list[dict[str, str]]] = {}
+    for results in sifted:
+        for result in results:
+            for reason, shown in result["samples"].items():
+                samples[reason] = [*samples.get(reason, []), *shown][:SAMPLES]
     tokenizer_folder = build.output / "tokenizer"
     opened = tokenizer.CorpusTokenizer(tokenizer_folder)
     return {
@@ -180,7 +168,7 @@ def _summary(
         "sources": [source.model_dump(mode="json") for source in build.recipe.sources],
         "extracted": sum(sum(result["documents"].values()) for result in extracted),
         "dropped": dropped,
-        "drop_samples": [sample for result in kept for sample in result["samples"]][:20],
+        "drop_samples": samples,
         "set_aside": [entry for result in extracted for entry in result["set_aside"]],
         "set_aside_count": sum(result["set_aside_count"] for result in extracted),
         "tokenizer": {

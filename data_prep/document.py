@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Drop:
     """Short and the same for every document dropped by this rule: drops are counted by it."""
     detail: str = ""
     """The numbers of this document, such as "31 words, at least 50 are wanted"."""
+    kept_instead: str | None = None
+    """Id of the document that a duplicate repeats."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,51 @@ class SetAside:
     reason: str
 
 
+class RecordWriter:
+    """A part being written: JSON objects, whole or not at all. The same records give the same bytes.
+
+    Used as a context manager: leaving it renames the finished part into place, an exception leaves nothing that looks finished.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RecordWriter:
+        self._file = self._stack.enter_context(self._partial.open("wb"))
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        self._stream = self._stack.enter_context(compressor.stream_writer(self._file, closefd=False))
+        return self
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append one JSON object."""
+        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None:
+            self._stack.pop_all()  # not closed in form: what is written so far is not to look whole
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+            return
+        self._stream.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._stack.close()
+        os.replace(self._partial, self._path)
+
+
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write a part whole or not at all; returns the number of documents. The same documents give the same bytes."""
-    return write_records(path, (_to_record(document) for document in documents))
+    """Write a part whole or not at all; returns the number of documents."""
+    return write_records(path, (to_record(document) for document in documents))
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Write JSON objects as a part, whole or not at all; returns their number."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
-    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-    with partial.open("wb") as file:
-        with compressor.stream_writer(file, closefd=False) as stream:
-            for record in records:
-                stream.write(orjson.dumps(record) + b"\n")
-                count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with RecordWriter(path) as writer:
+        for record in records:
+            writer.add(record)
+            count += 1
     return count
 
 
@@ -84,7 +114,8 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
-def _to_record(document: Document) -> dict[str, Any]:
+def to_record(document: Document) -> dict[str, Any]:
+    """The JSON object of a document."""
     # a lone surrogate is no character and cannot be written as UTF-8
     text = document.text.encode("utf-8", "replace").decode("utf-8")
     return {"id": document.id, "text": text, "source": document.source, "metadata": document.metadata}

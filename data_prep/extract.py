@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import orjson
-import pyarrow as pa
-import zstandard
-
 from data_prep.document import SUFFIX, Document, SetAside, write_documents
 from data_prep.recipe import Build, Source
 from data_prep.sources import gutenberg, hf_dataset, jsonl, parquet, plaintext
 from data_prep.sources.files import Piece
-from data_prep.stage import Task
+from data_prep.stage import Parts, Runner, Task
 
 READERS: dict[str, ModuleType] = {
     "plaintext": plaintext,
@@ -26,16 +21,19 @@ READERS: dict[str, ModuleType] = {
     "parquet": parquet,
     "hf_dataset": hf_dataset,
 }
-UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, zstandard.ZstdError, pa.ArrowException, orjson.JSONDecodeError)
-"""What a damaged or unreadable file makes its reader raise."""
 LISTED = 1000
 """Set-aside inputs that are listed per task; all are counted."""
+
+
+def run(build: Build, runner: Runner, folder: Path) -> Parts:
+    """Read every source; the sources' settings and the inputs' sizes and times decide the outputs."""
+    return Parts.of(folder, runner.run(folder, "extract", settings(build), tasks(build), work))
 
 
 def settings(build: Build) -> dict[str, Any]:
     """All that decides this stage's outputs: the sources' settings, and each input's size and time of change."""
     inputs = {
-        f"{source.name}: {piece.path}{list(piece.rows) if piece.rows else ''}": [piece.size, _changed(piece.path)]
+        f"{source.name}: {piece.path}{list(piece.rows) if piece.rows else ''}": [piece.size, piece.changed]
         for source in build.recipe.sources
         for piece in READERS[source.type].pieces(source, build.base)
     }
@@ -84,7 +82,7 @@ class _Tally:
                 if len(self.set_aside) < LISTED:
                     self.set_aside.append({"where": item.where, "reason": item.reason})
             elif not item.text.strip():
-                self.dropped["empty text"] += 1
+                self.dropped[item.source] += 1
             else:
                 self.documents[item.source] += 1
                 self.text_bytes[item.source] += len(item.text.encode("utf-8", "replace"))
@@ -94,7 +92,7 @@ class _Tally:
         return {
             "documents": dict(self.documents),
             "text_bytes": dict(self.text_bytes),
-            "dropped": dict(self.dropped),
+            "dropped": {"extract: empty text": dict(self.dropped)} if self.dropped else {},
             "set_aside": self.set_aside,
             "set_aside_count": self.set_aside_count,
         }
@@ -102,14 +100,15 @@ class _Tally:
 
 def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
     for source, piece in group:
+        if piece.problem:
+            yield SetAside(piece.path, piece.problem)
+            continue
         try:
             for item in READERS[source.type].read(piece, source):
-                if isinstance(item, Document) and source.licence:
-                    item.metadata.setdefault("licence", source.licence)
+                if isinstance(item, Document) and source.licence and not item.metadata.get("licence"):
+                    item.metadata["licence"] = source.licence
                 yield item
-        except UNREADABLE as error:
-            yield SetAside(str(piece.path), f"unreadable from here on: {type(error).__name__}: {error}")
-
-
-def _changed(path: Path) -> int:
-    return max(p.stat().st_mtime_ns for p in path.iterdir()) if path.is_dir() else path.stat().st_mtime_ns
+        except MemoryError:
+            raise
+        except Exception as error:  # parsers of a dozen formats, met with damaged files, raise anything
+            yield SetAside(piece.path, f"unreadable from here on: {type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 import strict_json
+from data_prep.filters import Filter
 from data_prep.sources.gutenberg import GutenbergSource
 from data_prep.sources.hf_dataset import HFDatasetSource
 from data_prep.sources.jsonl import JsonlSource
@@ -67,6 +68,8 @@ class Recipe(strict_json.StrictModel):
     """What the corpus is made of; the order decides which of two equal documents stays."""
     task_megabytes: int = Field(default=64, ge=1)
     """Input per task: smaller files are grouped up to this size. A killed build repeats at most the tasks in progress."""
+    clean: list[Filter] = Field(default_factory=list)
+    """Filters, in order: each document goes through them until one drops it."""
     dedup: DedupSection = DedupSection()
     tokenizer: TokenizerSection
     shards: ShardsSection = ShardsSection()

@@ -136,11 +136,12 @@ def _drops(summary: dict[str, Any]) -> str:
         return "<h2>Dropped</h2><p>Nothing was dropped.</p>"
     rows = [(escape(reason), f"{count:,}") for reason, count in sorted(summary["dropped"].items())]
     samples = "".join(
-        f"<p class=sample><code>{escape(s['id'])}</code> repeats <code>{escape(s['kept_instead'])}</code>: "
+        f"<p class=sample><b>{escape(reason)}</b> <code>{escape(s['id'])}</code> {escape(s['detail'])}<br>"
         f"{escape(s['text'])}</p>"
-        for s in summary["drop_samples"][:8]
+        for reason, shown in sorted(summary["drop_samples"].items())
+        for s in shown
     )
-    where = "Every dropped document is in <code>2-dedup/documents/*.dropped.jsonl.zst</code>, with its reason."
+    where = "Every dropped document is kept beside its part, in <code>*.dropped.jsonl.zst</code>, with its reason."
     return f"<h2>Dropped</h2>{_table(('reason', 'documents'), rows, numbers=(1,))}<p>{where}</p>{samples}"
 
 

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,26 +46,94 @@ Work = Callable[[Task, Path], dict[str, Any]]
 """Does one task, writing into the stage's folder; returns JSON with "outputs", the names of the files it wrote."""
 
 
-def run(
-    folder: Path, title: str, settings: dict[str, Any], tasks: list[Task], work: Work, workers: int, rebuild: bool = False
-) -> list[dict[str, Any]]:
-    """Bring a stage to its end and return each task's result, in the order of `tasks`.
+class Runner:
+    """Brings stages to their end with one set of workers: processes of this machine, or the ranks of an MPI job."""
 
-    `settings` is all that decides the outputs. Raises StageError when the folder was made with others (unless `rebuild`, which
-    empties it first), and when a worker is killed.
-    """
-    _claim(folder, title, settings, rebuild)
-    results: dict[str, dict[str, Any]] = {}
-    with tqdm(total=sum(task.size for task in tasks), desc=f"{title:<10}", unit="B", unit_scale=True, mininterval=0.5) as bar:
-        pending = {task.name: task for task in tasks}
-        for task_name, result in _in_parallel(_check_done, [(folder, task) for task in tasks], workers, title):
-            if result is not None:
+    def __init__(self, workers: int, rebuild: bool = False, ranks: Executor | None = None):
+        """`ranks`: an mpi4py.futures executor in place of `workers` processes. `rebuild`: empty a stage's folder that was made
+        with other settings, which is refused otherwise."""
+        self.workers, self._rebuild, self._ranks = workers, rebuild, ranks
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def run(self, folder: Path, title: str, settings: dict[str, Any], tasks: list[Task], work: Work) -> list[dict[str, Any]]:
+        """Bring a stage to its end and return each task's result, in the order of `tasks`.
+
+        `settings` is all that decides the outputs. Raises StageError when the folder was made with others, and when a worker is
+        killed.
+        """
+        _claim(folder, title, settings, self._rebuild)
+        results: dict[str, dict[str, Any]] = {}
+        with tqdm(
+            total=sum(task.size for task in tasks), desc=f"{title:<12}", unit="B", unit_scale=True, mininterval=0.5
+        ) as bar:
+            pending = {task.name: task for task in tasks}
+            for task_name, result in self._in_parallel(_check_done, [(folder, task) for task in tasks], title):
+                if result is not None:
+                    results[task_name] = result
+                    bar.update(pending.pop(task_name).size)
+            for task_name, result in self._in_parallel(_do, [(folder, task, work) for task in pending.values()], title):
                 results[task_name] = result
-                bar.update(pending.pop(task_name).size)
-        for task_name, result in _in_parallel(_do, [(folder, t, work) for t in pending.values()], workers, title):
-            results[task_name] = result
-            bar.update(pending[task_name].size)
-    return [results[task.name] for task in tasks]
+                bar.update(pending[task_name].size)
+        return [results[task.name] for task in tasks]
+
+    def _in_parallel(self, function: Callable[[Any], Any], jobs: list[tuple], title: str) -> Iterator[tuple[str, Any]]:
+        """(task name, result) as jobs finish."""
+        if len(jobs) <= 1 or (self._ranks is None and self.workers == 1):
+            for job in jobs:
+                yield job[1].name, function(job)
+            return
+        pool = self._ranks or self._processes()
+        futures: dict[Future, str] = {pool.submit(function, job): job[1].name for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise StageError(
+                f"{title}: a worker process was killed (out of memory?). What is done is kept: run again, with a smaller "
+                f"--workers if memory is short."
+            ) from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _processes(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, context, _die_with_parent, (os.getpid(),))
+        return self._pool
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The documents between two stages: parts in a folder, in the order of the corpus."""
+
+    files: list[Path]
+    """One .jsonl.zst per part."""
+    fingerprint: str
+    """Of the stage's outputs: what the next stage names as its input."""
+    results: list[dict[str, Any]]
+    """What the stage's tasks returned, part by part."""
+
+    @classmethod
+    def of(cls, folder: Path, results: list[dict[str, Any]]) -> Parts:
+        """The parts that a stage made in `folder`: the first output of each task."""
+        return cls([folder / next(iter(result["checksums"])) for result in results], fingerprint(results), results)
+
+    @property
+    def names(self) -> list[str]:
+        """part-00000, part-00001, ..."""
+        return [file.name.split(".")[0] for file in self.files]
+
+    def tasks(self, arguments: Callable[[Path], Any]) -> list[Task]:
+        """One task per part; `arguments` makes them from the part's file."""
+        return [Task(name, file.stat().st_size, arguments(file)) for name, file in zip(self.names, self.files, strict=True)]
 
 
 def fingerprint(results: list[dict[str, Any]]) -> str:
@@ -157,28 +225,6 @@ def _checksum(path: Path) -> str | None:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _in_parallel(function: Callable[[Any], Any], jobs: list[tuple], workers: int, title: str) -> Iterator[tuple[str, Any]]:
-    """(task name, result) as jobs finish."""
-    if workers == 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield job[1].name, function(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _die_with_parent, (os.getpid(),)) as pool:
-        futures: dict[Future, str] = {pool.submit(function, job): job[1].name for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise StageError(
-                f"{title}: a worker process was killed (out of memory?). What is done is kept: run again, with a smaller "
-                f"--workers if memory is short."
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _die_with_parent(parent: int) -> None:

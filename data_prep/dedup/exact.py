@@ -7,16 +7,36 @@ write what is kept and what is dropped (parallel).
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from data_prep.document import SUFFIX, Document, read_documents, read_records, write_documents, write_records
-from data_prep.stage import Task, partial_name
+from data_prep import stage
+from data_prep.document import SUFFIX, Document, Drop, read_documents, read_records, write_records
+from data_prep.sift import sift
+from data_prep.stage import Parts, Runner, Task, partial_name
 
-KEPT, DROPPED = f".kept{SUFFIX}", f".dropped{SUFFIX}"
+STEP = "exact_dedup"
+
+
+def run(runner: Runner, folder: Path, parts: Parts, seed: int, remove: bool) -> tuple[Parts, dict[str, Any]]:
+    """(the unique documents, what the search found: numbers of documents and the bounds of the hold-out keys).
+
+    With `remove` false every document is kept; the search is made for the hold-out keys.
+    """
+    hashes, decisions, unique = folder / "hashes", folder / "decisions", folder / "documents"
+    settings = {"input": parts.fingerprint, "seed": seed}
+    hashed = runner.run(hashes, "hash", settings, parts.tasks(lambda part: (part, seed)), hash_work)
+    search = Task("duplicates", sum(file.stat().st_size for file in parts.files), (hashes, parts.names, remove))
+    settings = {"input": stage.fingerprint(hashed), "exact": remove}
+    (found,) = runner.run(decisions, "duplicates", settings, [search], find_work)
+    arguments = (decisions, hashes, parts.names, found["part_sizes"])
+    settings = {"input": stage.fingerprint([*parts.results, found])}
+    results = runner.run(unique, "filter", settings, parts.tasks(lambda part: (part, *arguments)), filter_work)
+    return Parts.of(unique, results), found
 
 
 def normalise(text: str) -> str:
@@ -80,29 +100,16 @@ def filter_work(task: Task, folder: Path) -> dict[str, Any]:
     """Divide a part into kept and dropped; each dropped document names the one that is kept."""
     part, decisions, hashes, names, part_sizes = task.arguments
     decision = np.load(decisions / f"{task.name}.npy")
-    ids_of = _Ids(hashes, names, part_sizes)
-    kept: list[Document] = []
-    documents = list(read_documents(part))
-    dropped = []
-    for document, place in zip(documents, decision, strict=True):
-        if place < 0:
-            kept.append(document)
-        else:
-            record = {"id": document.id, "text": document.text, "source": document.source, "metadata": document.metadata}
-            dropped.append({**record, "reason": "exact duplicate", "kept_instead": ids_of[int(place)]})
-    write_documents(folder / f"{task.name}{KEPT}", kept)
-    write_records(folder / f"{task.name}{DROPPED}", dropped)
-    return {
-        "outputs": [f"{task.name}{KEPT}", f"{task.name}{DROPPED}"],
-        "kept": len(kept),
-        "kept_bytes": sum(len(document.text.encode()) for document in kept),
-        "dropped": {"exact duplicate": len(dropped)} if dropped else {},
-        "dropped_by_source": _count(record["source"] for record in dropped),
-        "samples": [{"id": r["id"], "kept_instead": r["kept_instead"], "text": r["text"][:300]} for r in dropped[:3]],
-    }
+    ids_of = DocumentIds(hashes, names, part_sizes)
+
+    def verdicts() -> Iterator[tuple[str, Document, Drop | None]]:
+        for document, place in zip(read_documents(part), decision.tolist(), strict=True):
+            yield STEP, document, None if place < 0 else Drop("exact duplicate", kept_instead=ids_of[place])
+
+    return sift(task.name, folder, verdicts())
 
 
-class _Ids:
+class DocumentIds:
     """Document ids by place in the whole corpus, read part by part as needed."""
 
     def __init__(self, folder: Path, names: list[str], part_sizes: list[int]):
@@ -118,13 +125,6 @@ class _Ids:
             file = self._folder / f"{self._names[part]}.ids{SUFFIX}"
             self._cache[part] = [record["id"] for record in read_records(file)]
         return self._cache[part][place - int(self._ends[part])]
-
-
-def _count(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -1,2 +1,21 @@
 """Filters: each `f(document, settings) -> Document | Drop`. A filter may change the text or add metadata by returning a
 new Document (`dataclasses.replace`); it never changes the one it was given, and looks at nothing but its arguments."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from data_prep.filters import c4, encoding, fineweb, gopher, language
+
+Filter = Annotated[
+    encoding.EncodingRepair | language.Language | gopher.GopherQuality | gopher.GopherRepetition | c4.C4 | fineweb.FineWeb,
+    Field(discriminator="type"),
+]
+FILTERS = {
+    "encoding_repair": encoding.apply,
+    "language": language.apply,
+    "gopher_quality": gopher.apply_quality,
+    "gopher_repetition": gopher.apply_repetition,
+    "c4": c4.apply,
+    "fineweb": fineweb.apply,
+}

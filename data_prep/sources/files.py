@@ -1,10 +1,18 @@
-"""What the sources share: finding input files, and reading text of any encoding."""
+"""What the sources share: finding input files wherever they lie, and reading them without trusting them.
+
+A path is a local file, a folder, a glob pattern, an archive (.zip, .tar, .tar.gz: its members are the files), or any URL that
+fsspec opens (s3://bucket/x.jsonl.zst, https://..., zip://*.txt::books.zip).
+"""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +20,22 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
 
+import fsspec
 import pyarrow as pa
 from pydantic import Field
 
 from strict_json import ConfigError, StrictModel
+
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar"}
+VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified")
+"""What file systems call the version of a file."""
+EXPANSION = 1000
+"""A compressed file that grows by more than this is taken for a decompression bomb, once it is above EXPANSION_FLOOR."""
+EXPANSION_FLOOR = 256 << 20
+
+
+class Unreadable(ValueError):
+    """An input that cannot be read further; the message says why. Its file is set aside, the rest goes on."""
 
 
 class SourceSettings(StrictModel):
@@ -24,49 +44,133 @@ class SourceSettings(StrictModel):
     name: str = Field(min_length=1)
     """Name of the source, kept with each document and used in data mixtures."""
     paths: list[str] = Field(min_length=1)
-    """Files, folders (searched through) or glob patterns; relative to the recipe's folder."""
+    """Files, folders, glob patterns, archives (.zip, .tar) or fsspec URLs; relative to the recipe's folder."""
     licence: str | None = None
     """Licence of all its documents, best as an SPDX id; kept with each document that names none itself."""
+    max_document_megabytes: int = Field(default=256, ge=1)
+    """A longer document (or line, or file that is one document) is set aside: what it holds is rarely text."""
+
+    @property
+    def max_document_bytes(self) -> int:
+        """The same in bytes."""
+        return self.max_document_megabytes << 20
 
 
 @dataclass(frozen=True)
 class Piece:
     """One unit of input: a file, or a range of rows of one."""
 
-    path: Path
+    path: str
+    """Local path, or a URL for fsspec."""
     name: str
     """The path relative to the source's common folder: the stem of document ids."""
     size: int
     """Bytes, for planning and progress."""
+    changed: str = ""
+    """Tells whether the file is the one that was read before: time of change, or the store's checksum."""
     rows: tuple[int, int] | None = None
+    problem: str = ""
+    """Why the file cannot even be listed; it is set aside."""
 
 
 def find_files(settings: SourceSettings, base: Path, suffixes: tuple[str, ...] | None = None) -> list[Piece]:
-    """All files of a source, sorted. `suffixes` limits what is taken from folders.
+    """All files of a source, sorted. `suffixes` limits what is taken from folders and archives.
 
     Raises ConfigError naming each path that matches nothing.
     """
-    found: set[Path] = set()
+    found: dict[str, Piece] = {}
     for entry in settings.paths:
-        pattern = os.path.join(base, os.path.expanduser(entry))
-        matches = [Path(match) for match in glob(pattern, recursive=True)] if has_magic(entry) else [Path(pattern)]
-        files = set()
-        for match in matches:
-            if match.is_dir():
-                inside = [path for path in match.rglob("*") if path.is_file() and not _hidden(path, match)]
-                files |= {path for path in inside if suffixes is None or path.name.endswith(suffixes)}
-            elif match.is_file():
-                files.add(match)
-        if not files:
+        pieces = list(_remote(entry, base, suffixes) if "://" in entry else _local(entry, base, suffixes))
+        if not pieces:
             wanted = f" with {', '.join(suffixes)}" if suffixes else ""
-            raise ConfigError(f"source {settings.name}: {entry} matches no file{wanted} (looked for {pattern}).")
-        found |= {Path(os.path.abspath(path)) for path in files}
-    common = Path(os.path.commonpath([path.parent for path in found]))
-    return [Piece(path, path.relative_to(common).as_posix(), path.stat().st_size) for path in sorted(found)]
+            place = entry if "://" in entry else os.path.join(base, os.path.expanduser(entry))
+            raise ConfigError(f"source {settings.name}: {entry} matches no file{wanted} (looked for {place}).")
+        found |= {piece.path: piece for piece in pieces}
+    common = os.path.commonpath([os.path.dirname(piece.name) for piece in found.values()])
+    relative = [_replace_name(piece, os.path.relpath(piece.name, common)) for piece in found.values()]
+    return sorted(relative, key=lambda piece: piece.path)
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _replace_name(piece: Piece, name: str) -> Piece:
+    return Piece(piece.path, Path(name).as_posix(), piece.size, piece.changed, problem=piece.problem)
+
+
+def _local(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
+    """Pieces of a local path or pattern; their names are absolute paths here."""
+    pattern = os.path.join(base, os.path.expanduser(entry))
+    matches = glob(pattern, recursive=True) if has_magic(entry) and not os.path.exists(pattern) else [pattern]
+    for match in matches:
+        if os.path.isdir(match):
+            yield from _folder(match, suffixes)
+        elif os.path.isfile(match):
+            yield from _file(os.path.abspath(match), suffixes)
+
+
+def _folder(folder: str, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
+    problems: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            wanted = suffixes is None or name.endswith(suffixes) or _archive(name)
+            path = os.path.abspath(os.path.join(place, name))
+            if wanted and not name.startswith(".") and os.path.isfile(path):
+                yield from _file(path, suffixes)
+    for error in problems:
+        yield Piece(str(error.filename), os.path.abspath(str(error.filename)), 0, problem=str(error))
+
+
+def _file(path: str, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
+    """The file, or the members of an archive."""
+    status = os.stat(path)
+    changed = str(status.st_mtime_ns)
+    protocol = _archive(path)
+    if protocol is None:
+        yield Piece(path, path, status.st_size, changed)
+        return
+    try:
+        inside = fsspec.filesystem(protocol, fo=path)
+        members = {name: info for name, info in inside.find("", detail=True).items() if info["type"] == "file"}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+        yield Piece(path, path, status.st_size, changed, problem=f"not a readable archive: {error}")
+        return
+    for name, info in members.items():
+        hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if not hidden and (suffixes is None or name.endswith(suffixes)):
+            yield Piece(f"{protocol}://{name}::{path}", f"{path}/{name}", info["size"] or 0, changed)
+
+
+def _archive(name: str) -> str | None:
+    """fsspec's protocol for an archive, None for other files."""
+    lower = name.lower()
+    return next((protocol for suffix, protocol in ARCHIVES.items() if lower.endswith(suffix)), None)
+
+
+def _remote(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
+    """Pieces of an fsspec URL; the local end of a chain such as zip://*.txt::books.zip starts from `base`."""
+    *chain, last = entry.split("::")
+    if "://" not in last:
+        last = os.path.abspath(os.path.join(base, os.path.expanduser(last)))
+    try:
+        system, path = fsspec.core.url_to_fs("::".join([*chain, last]))
+        if has_magic(path):
+            found = system.glob(path, detail=True)
+        elif system.isdir(path):
+            found = {k: v for k, v in system.find(path, detail=True).items() if suffixes is None or k.endswith(suffixes)}
+        else:
+            found = {path: system.info(path)}
+    except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
+        raise ConfigError(f"source path {entry}: {error}") from None
+    except FileNotFoundError:
+        return
+    first = (chain or [last])[0]
+    protocol = first.split("://", 1)[0]
+    rest = "".join(f"::{part}" for part in [*chain, last][1:])
+    for name, info in found.items():
+        if info["type"] == "file":
+            url = f"{protocol}://{name.removeprefix(f'{protocol}://')}{rest}"
+            changed = next((str(info[key]) for key in VERSIONS if info.get(key)), "")
+            shown = [part.split("://", 1)[-1].strip("/") for part in reversed(url.split("::"))]
+            yield Piece(url, os.path.normpath("/" + "/".join(shown)), info["size"] or 0, changed)
 
 
 def decode(raw: bytes) -> tuple[str, str]:
@@ -86,16 +190,75 @@ def normalise_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def open_raw(path: str) -> BinaryIO:
+    """Open a local path or URL for reading its bytes as they are stored. Raises Unreadable for an encrypted archive member."""
+    if "://" not in path:
+        return open(path, "rb")
+    try:
+        return fsspec.open(path, "rb").open()
+    except (RuntimeError, NotImplementedError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise Unreadable(f"{path}: {error}") from None
+
+
 @contextmanager
-def open_compressed(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes, decompressing .gz and .zst (any number of frames) by its name."""
-    with path.open("rb") as file:
-        if path.suffix == ".gz":
-            with gzip.open(file) as stream:
-                yield stream
-        elif path.suffix == ".zst":
+def open_compressed(path: str) -> Iterator[BinaryIO]:
+    """Open for reading bytes, decompressing .gz, .bz2, .xz and .zst (any number of frames) by the name.
+
+    The stream raises Unreadable when it turns out to be a decompression bomb, and what its format raises when it is damaged.
+    """
+    with open_raw(path) as file:
+        name = path.split("::")[0].lower()
+        if name.endswith(".gz"):
+            stream: BinaryIO = gzip.GzipFile(fileobj=file)
+        elif name.endswith(".bz2"):
+            stream = bz2.BZ2File(file)
+        elif name.endswith(".xz"):
+            stream = lzma.LZMAFile(file)  # noqa: SIM115 (closed with the guard below)
+        elif name.endswith(".zst"):
             # Arrow's reader says when an archive was cut off; python-zstandard's stream_reader ends as if all were well
-            with pa.CompressedInputStream(file, "zstd") as stream:
-                yield io.BufferedReader(stream, 1 << 16)
+            stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
         else:
             yield file
+            return
+        with stream, io.BufferedReader(_Guard(stream, file), 1 << 20) as guarded:
+            yield guarded
+
+
+class _Guard(io.RawIOBase):
+    """Passes a decompressed stream on until it has grown beyond belief."""
+
+    def __init__(self, stream: BinaryIO, compressed: BinaryIO):
+        self._stream, self._compressed, self._bytes = stream, compressed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._stream.read(min(len(buffer), 1 << 20))
+        buffer[: len(data)] = data
+        self._bytes += len(data)
+        if self._bytes > EXPANSION_FLOOR and self._bytes > EXPANSION * self._compressed.tell():
+            raise Unreadable(f"grew more than {EXPANSION}-fold to {self._bytes:,} bytes: a decompression bomb?")
+        return len(data)
+
+
+def read_whole(piece: Piece, settings: SourceSettings) -> bytes:
+    """A file that is one document, decompressed. Raises Unreadable when it is longer than max_document_megabytes."""
+    with open_compressed(piece.path) as file:
+        data = file.read(settings.max_document_bytes + 1)
+    if len(data) > settings.max_document_bytes:
+        raise Unreadable(f"longer than max_document_megabytes ({settings.max_document_megabytes})")
+    return data
+
+
+def read_lines(file: BinaryIO, settings: SourceSettings) -> Iterator[tuple[int, bytes | None]]:
+    """(line number from 1, line) of a file; None for a line longer than max_document_megabytes, never held in memory."""
+    limit, number = settings.max_document_bytes, 0
+    while line := file.readline(limit + 1):
+        number += 1
+        if len(line) <= limit:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(1 << 20)
+        yield number, None

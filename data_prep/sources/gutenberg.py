@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines
+from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
 
 
 class GutenbergSource(SourceSettings):
@@ -63,11 +63,11 @@ def pieces(settings: GutenbergSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: GutenbergSource) -> Iterator[Document | SetAside]:
     """The book in one file, or its chapters."""
-    text, encoding = decode(piece.path.read_bytes())
+    text, encoding = decode(read_whole(piece, settings))
     text = normalise_newlines(text)
     body = strip_boilerplate(text)
     if body is None and settings.require_markers:
-        yield SetAside(str(piece.path), "no Project Gutenberg start marker (require_markers is true)")
+        yield SetAside(piece.path, "no Project Gutenberg start marker (require_markers is true)")
         return
     metadata = _metadata(text) | {"encoding": encoding}
     body = text if body is None else body

@@ -38,12 +38,13 @@ def pieces(settings: HFDatasetSource, base: Path) -> list[Piece]:
         for folder in folders:
             for split, dataset in _splits(folder, settings):
                 size = sum(Path(file["filename"]).stat().st_size for file in dataset.cache_files)
+                changed = str(max(Path(file["filename"]).stat().st_mtime_ns for file in dataset.cache_files))
                 name = f"{folder.name}/{split}" if split else folder.name
                 for start in range(0, max(1, len(dataset)), ROWS_PER_PIECE):
                     stop = min(start + ROWS_PER_PIECE, len(dataset))
                     share = size * (stop - start) // max(1, len(dataset))
                     path = folder / split if split else folder
-                    found.append(Piece(path, name, share, (start, stop)))
+                    found.append(Piece(str(path), name, share, changed, (start, stop)))
     return found
 
 
@@ -70,11 +71,11 @@ def read(piece: Piece, settings: HFDatasetSource) -> Iterator[Document | SetAsid
     """Documents of one row range; a row without text is set aside by its number."""
     import datasets
 
-    dataset = datasets.load_from_disk(str(piece.path))
+    dataset = datasets.load_from_disk(piece.path)
     needed = [settings.text_column, *settings.metadata_columns]
     missing = [name for name in needed if name not in dataset.column_names]
     if missing:
-        yield SetAside(str(piece.path), f"no column {', '.join(missing)}, it has {', '.join(dataset.column_names)}")
+        yield SetAside(piece.path, f"no column {', '.join(missing)}, it has {', '.join(dataset.column_names)}")
         return
     dataset = dataset.select_columns(needed)
     for row in range(*piece.rows):

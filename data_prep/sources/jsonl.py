@@ -9,13 +9,13 @@ from typing import Any, Literal
 import orjson
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed
+from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed, read_lines
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".ndjson")
+SUFFIXES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 
 
 class JsonlSource(SourceSettings):
-    """One JSON object per line; .gz and .zst are decompressed."""
+    """One JSON object per line; .gz, .zst, .bz2 and .xz are decompressed."""
 
     type: Literal["jsonl"]
     text_key: str = "text"
@@ -33,11 +33,14 @@ def pieces(settings: JsonlSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
     """Documents of one file; a bad line is set aside by its number."""
-    with open_compressed(piece.path) as lines:
-        for number, line in enumerate(lines, 1):
+    with open_compressed(piece.path) as file:
+        for number, line in read_lines(file, settings):
+            where = f"{piece.path}:{number}"
+            if line is None:
+                yield SetAside(where, f"longer than max_document_megabytes ({settings.max_document_megabytes})")
+                continue
             if not line.strip():
                 continue
-            where = f"{piece.path}:{number}"
             try:
                 record = orjson.loads(line)
             except orjson.JSONDecodeError as error:

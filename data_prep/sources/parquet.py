@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, find_files
+from data_prep.sources.files import Piece, SourceSettings, find_files, open_raw
 
 
 class ParquetSource(SourceSettings):
@@ -30,17 +30,17 @@ def pieces(settings: ParquetSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: ParquetSource) -> Iterator[Document | SetAside]:
     """Documents of one file; a row without text is set aside by its number."""
-    with pq.ParquetFile(piece.path) as file:
+    with open_raw(piece.path) as raw, pq.ParquetFile(raw) as file:
         schema = file.schema_arrow
         if settings.text_column not in schema.names:
-            yield SetAside(str(piece.path), f'no column "{settings.text_column}", it has {", ".join(schema.names)}')
+            yield SetAside(piece.path, f'no column "{settings.text_column}", it has {", ".join(schema.names)}')
             return
         columns = settings.metadata_columns
         if columns is None:
             columns = [f.name for f in schema if f.name != settings.text_column and _is_simple(f.type)]
         missing = [name for name in columns if name not in schema.names]
         if missing:
-            yield SetAside(str(piece.path), f"no column {', '.join(missing)}, it has {', '.join(schema.names)}")
+            yield SetAside(piece.path, f"no column {', '.join(missing)}, it has {', '.join(schema.names)}")
             return
         row = 0
         for batch in file.iter_batches(batch_size=1024, columns=[settings.text_column, *columns]):

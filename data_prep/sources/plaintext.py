@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines
+from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
 
 
 class PlainTextSource(SourceSettings):
@@ -25,9 +25,9 @@ def pieces(settings: PlainTextSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: PlainTextSource) -> Iterator[Document | SetAside]:
     """Documents of one file."""
-    raw = piece.path.read_bytes()
+    raw = read_whole(piece, settings)
     if b"\0" in raw[:8192] and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        yield SetAside(str(piece.path), "binary data, not text")
+        yield SetAside(piece.path, "binary data, not text")
         return
     text, encoding = decode(raw)
     texts = _split(normalise_newlines(text), settings.separator)

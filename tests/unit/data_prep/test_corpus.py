@@ -18,10 +18,11 @@ import pytest
 
 from data_prep import corpus, recipe
 from data_prep.__main__ import main
-from data_prep.dedup import exact
 from data_prep.document import read_records
 from data_prep.recipe import Recipe
 from data_prep.shards import TokenShards
+from data_prep.sift import DROPPED, KEPT
+from data_prep.stage import Runner
 from data_prep.tokenizer import CorpusTokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,14 +72,14 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def built(tmp_path_factory):
     """A finished build: (recipe file, corpus folder, summary)."""
     file = write_inputs(tmp_path_factory.mktemp("inputs"))
-    return file, file.parent / "corpus", corpus.run(recipe.load(file, []), workers=1)
+    return file, file.parent / "corpus", corpus.run(recipe.load(file, []), Runner(1))
 
 
 def test_shards_hold_the_documents_and_nothing_else(built):
     _, out, summary = built
-    kept = list(read_records(out / "2-dedup" / "documents" / f"part-00000{exact.KEPT}"))
+    kept = list(read_records(out / "3-dedup" / "documents" / f"part-00000{KEPT}"))
     assert len(kept) == 3 * 40 + 1 + 3
-    assert summary["dropped"] == {"empty text": 3, "exact duplicate": 2}
+    assert summary["dropped"] == {"extract: empty text": 3, "exact_dedup: exact duplicate": 2}
     tokenizer = CorpusTokenizer(out / "tokenizer")
     by_id = {record["id"]: record for record in kept}
     seen = []
@@ -104,7 +105,7 @@ def test_shards_hold_the_documents_and_nothing_else(built):
 
 
 def test_a_dropped_document_names_the_one_that_stays(built):
-    dropped = list(read_records(built[1] / "2-dedup" / "documents" / f"part-00000{exact.DROPPED}"))
+    dropped = list(read_records(built[1] / "3-dedup" / "documents" / f"part-00000{DROPPED}"))
     assert [(r["id"], r["reason"], r["kept_instead"]) for r in dropped] == [
         ("lines/1.jsonl#41", "exact duplicate", "lines/0.jsonl#41"),
         ("lines/2.jsonl#41", "exact duplicate", "lines/0.jsonl#41"),
@@ -114,7 +115,7 @@ def test_a_dropped_document_names_the_one_that_stays(built):
 def test_a_finished_build_is_passed_over(built):
     file, out, summary = built
     before = {p: p.stat().st_mtime_ns for p in (out / "shards").rglob("shard-*")}
-    assert corpus.run(recipe.load(file, []), workers=1)["shards"] == summary["shards"]
+    assert corpus.run(recipe.load(file, []), Runner(1))["shards"] == summary["shards"]
     assert {p: p.stat().st_mtime_ns for p in (out / "shards").rglob("shard-*")} == before
 
 
@@ -125,7 +126,7 @@ def test_damage_is_mended(built):
     shard.write_bytes(shard.read_bytes()[:-1])
     (out / "tokenizer" / "tokenizer.json").unlink()
     next((out / "1-extract").glob("part-*")).write_bytes(b"?")
-    corpus.run(recipe.load(file, []), workers=1)
+    corpus.run(recipe.load(file, []), Runner(1))
     assert outputs(out) == before
 
 
@@ -133,19 +134,19 @@ def test_damage_is_mended(built):
 def large(tmp_path_factory):
     """(recipe file, outputs of an undisturbed build by one worker) of several tasks."""
     file = write_inputs(tmp_path_factory.mktemp("large"), files=4, documents=200, words=700)
-    corpus.run(recipe.load(file, ["output=whole"]), workers=1)
+    corpus.run(recipe.load(file, ["output=whole"]), Runner(1))
     assert len(list((file.parent / "whole" / "1-extract").glob("part-*"))) >= 4
     return file, outputs(file.parent / "whole")
 
 
 def test_workers_do_not_show(large):
     file, expected = large
-    corpus.run(recipe.load(file, ["output=three"]), workers=3)
+    corpus.run(recipe.load(file, ["output=three"]), Runner(3))
     assert outputs(file.parent / "three") == expected
 
 
 @pytest.mark.parametrize(
-    "stage", ["1-extract/done/part-00001.json", "2-dedup/documents/done", "tokenizer/.stage", "shards/train"]
+    "stage", ["1-extract/done/part-00001.json", "3-dedup/documents/done", "tokenizer/.stage", "shards/train"]
 )
 def test_killed_anywhere_and_run_again(large, stage):
     file, expected = large
@@ -176,7 +177,7 @@ def test_other_settings_are_refused_or_rebuilt(tmp_path, capsys):
     assert outputs(tmp_path / "corpus") == before
     assert main(["run", str(file), "--rebuild"]) == 0
     rebuilt = outputs(tmp_path / "corpus")
-    corpus.run(recipe.load(file, ["output=fresh"]), workers=1)
+    corpus.run(recipe.load(file, ["output=fresh"]), Runner(1))
     assert rebuilt == outputs(tmp_path / "fresh") != before
 
 
@@ -212,7 +213,7 @@ def test_empty_corpora(tmp_path, capsys):
 def test_one_document_is_trained_on_and_nothing_held_out(tmp_path):
     file = write_inputs(tmp_path, files=1, documents=0)
     (tmp_path / "0.jsonl").write_text('{"text": " "}')
-    summary = corpus.run(recipe.load(file, []), workers=1)
+    summary = corpus.run(recipe.load(file, []), Runner(1))
     assert summary["shards"]["train"]["documents"] == 1 and summary["shards"]["validation"] is None
 
 
@@ -245,7 +246,7 @@ def test_mistakes_in_a_recipe(tmp_path, capsys, changes, said):
 
 def test_peek_and_verify(built, capsys):
     _, out, _ = built
-    assert main(["peek", str(out / "2-dedup" / "documents" / f"part-00000{exact.KEPT}"), "--count", "1"]) == 0
+    assert main(["peek", str(out / "3-dedup" / "documents" / f"part-00000{KEPT}"), "--count", "1"]) == 0
     assert prose(0, 100)[:200] in capsys.readouterr().out
     assert main(["peek", str(out / "shards" / "train"), "--count", "2"]) == 0
     assert capsys.readouterr().out.count("first ids") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import datasets
@@ -13,7 +14,7 @@ import pytest
 import zstandard
 
 from data_prep.document import Document, SetAside
-from data_prep.extract import READERS, UNREADABLE
+from data_prep.extract import READERS
 from data_prep.recipe import Recipe
 from data_prep.sources import gutenberg
 from data_prep.sources.files import find_files
@@ -200,7 +201,7 @@ def test_a_truncated_archive_gives_what_it_holds_and_then_fails(tmp_path, name, 
     source = settings(type="jsonl", paths=["."])
     (piece,) = READERS["jsonl"].pieces(source, tmp_path)
     got = []
-    with pytest.raises(UNREADABLE):
+    with pytest.raises((OSError, EOFError, zlib.error, pa.ArrowException)):
         for item in READERS["jsonl"].read(piece, source):
             got.append(item)
     assert 0 < len(got) < 5000 and all(isinstance(item, Document) for item in got)
