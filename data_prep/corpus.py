@@ -176,6 +176,7 @@ def _summary(
             "eod_token": opened.eod_token,
             "eod_id": opened.eod_id,
             "fingerprint": opened.fingerprint,
+            "slow_because": opened.slow_because,
             "trained": build.recipe.tokenizer.path is None,
         },
         "shards": shards,

@@ -151,6 +151,12 @@ def _tokenizer(summary: dict[str, Any]) -> str:
         ("origin", "byte-level BPE trained on this corpus" if facts["trained"] else "existing tokenizer, copied"),
         ("vocabulary", f"{facts['vocab_size']:,} ids"),
         ("end of document", f"<code>{escape(facts['eod_token'])}</code> (id {facts['eod_id']})"),
+        (
+            "engine",
+            "gigatoken, ids proven equal to Hugging Face's on samples"
+            if not facts["slow_because"]
+            else f"Hugging Face tokenizers: {escape(facts['slow_because'])}",
+        ),
         ("fingerprint", f"<code>{facts['fingerprint']}</code>"),
     ]
     return "<h2>Tokenizer</h2>" + _table(("", ""), rows)

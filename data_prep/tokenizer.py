@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from data_prep.fast_tokenizer import first_difference, open_fast
 from data_prep.shards import tokenizer_fingerprint
 
 DEFAULT_EOD = "<|endoftext|>"
 KNOWN_EOD = (DEFAULT_EOD, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-BATCH = 256
 
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be trained, loaded or used; the message says why and what to do."""
 
 
+class EngineDiffers(Exception):
+    """The fast engine is not the tokenizer's equal; the work is to be done again with the other."""
+
+
 class CorpusTokenizer:
     """A tokenizer as the corpus build uses it."""
 
-    def __init__(self, folder: Path):
-        """Open a tokenizer folder that `train` or `adopt` wrote."""
+    def __init__(self, folder: Path, fast: bool = True):
+        """Open a tokenizer folder that `train` or `adopt` wrote. `fast`: encode with gigatoken where its ids are the same."""
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # a document that spells a special token, by chance or malice, must not become one
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._fast, self.slow_because = open_fast(folder / "tokenizer.json", self._tokenizer) if fast else (None, "as asked")
+        """`slow_because`: why Hugging Face's tokenizers do the work, when they do."""
         self.eod_token: str = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
         self.eod_id: int = self._tokenizer.token_to_id(self.eod_token)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -41,18 +47,23 @@ class CorpusTokenizer:
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Token ids (uint32) of each text, without special tokens."""
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        ids, offsets = self.encode_batch(texts)
+        return np.split(ids, offsets[1:-1]) if texts else []
 
-    def encode_all(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """As `encode`, for any number of texts, a batch at a time."""
-        batch: list[str] = []
-        for text in texts:
-            batch.append(text)
-            if len(batch) == BATCH:
-                yield from self.encode(batch)
-                batch = []
-        yield from self.encode(batch)
+    def encode_batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids uint32 [tokens], offsets int64 [texts + 1]): text i is ids[offsets[i]:offsets[i + 1]]; no special tokens."""
+        if self._fast is not None:
+            return self._fast.encode(texts)
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
+        ids = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        return np.concatenate([np.empty(0, np.uint32), *ids]), offsets
+
+    def check(self, texts: list[str]) -> None:
+        """Compare the fast engine with Hugging Face's on these texts. Raises EngineDiffers."""
+        if self._fast is not None and (text := first_difference(self._fast, self._tokenizer, texts)) is not None:
+            raise EngineDiffers(f"gigatoken and tokenizers give other ids for {text[:200]!r}")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens included."""
