@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.document import SUFFIX, Document, SetAside, write_documents
 from data_prep.recipe import Build, Source
-from data_prep.sources import gutenberg, hf_dataset, jsonl, parquet, plaintext
+from data_prep.sources import gutenberg, hf_dataset, jsonl, parquet, plaintext, warc, wikipedia
 from data_prep.sources.files import Piece
 from data_prep.stage import Parts, Runner, Task
 
@@ -20,6 +20,8 @@ READERS: dict[str, ModuleType] = {
     "jsonl": jsonl,
     "parquet": parquet,
     "hf_dataset": hf_dataset,
+    "warc": warc,
+    "wikipedia": wikipedia,
 }
 LISTED = 1000
 """Set-aside inputs that are listed per task; all are counted."""

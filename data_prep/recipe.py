@@ -14,9 +14,12 @@ from data_prep.sources.hf_dataset import HFDatasetSource
 from data_prep.sources.jsonl import JsonlSource
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.plaintext import PlainTextSource
+from data_prep.sources.warc import WarcSource
+from data_prep.sources.wikipedia import WikipediaSource
 
 Source = Annotated[
-    PlainTextSource | GutenbergSource | JsonlSource | ParquetSource | HFDatasetSource, Field(discriminator="type")
+    PlainTextSource | GutenbergSource | JsonlSource | ParquetSource | HFDatasetSource | WarcSource | WikipediaSource,
+    Field(discriminator="type"),
 ]
 
 
