@@ -195,7 +195,8 @@ def open_raw(path: str) -> BinaryIO:
     if "://" not in path:
         return open(path, "rb")
     try:
-        return fsspec.open(path, "rb").open()
+        system, inside = fsspec.core.url_to_fs(path)
+        return system.open(inside, "rb")
     except (RuntimeError, NotImplementedError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise Unreadable(f"{path}: {error}") from None
 

@@ -59,9 +59,7 @@ def pieces(settings: WarcSource, base: Path) -> list[Piece]:
 def read(piece: Piece, settings: WarcSource) -> Iterator[Document | SetAside]:
     """Documents of one file: its WET records, and its responses with status 200 that hold HTML or plain text."""
     robots = Robots(settings)
-    with open_raw(piece.path) as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-    with _Members(piece.path, settings.max_document_bytes) if compressed else open_compressed(piece.path) as stream:
+    with _open(piece, settings) as stream:
         for number, record in _records(stream, piece, settings):
             if isinstance(record, SetAside):
                 yield record
@@ -74,6 +72,14 @@ def read(piece: Piece, settings: WarcSource) -> Iterator[Document | SetAside]:
                 continue
             if document is not None:
                 yield document
+
+
+def _open(piece: Piece, settings: WarcSource) -> Any:
+    """The archive's bytes. Whether it is gzip is seen from its first bytes: crawlers' names are not to be trusted."""
+    with open_raw(piece.path) as raw:
+        if raw.read(2) == b"\x1f\x8b":
+            return _Members(piece.path, settings.max_document_bytes)
+    return open_raw(piece.path) if piece.path.split("::")[0].endswith(".gz") else open_compressed(piece.path)
 
 
 def _records(stream: BinaryIO, piece: Piece, settings: WarcSource) -> Iterator[tuple[int, Any]]:

@@ -8,16 +8,14 @@ import mwparserfromhell
 from mwparserfromhell.nodes import Comment, ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
 from mwparserfromhell.wikicode import Wikicode
 
-FIRST = """nowrap|nobr|small|big|em|strong|math|mvar|quote|blockquote|cquote|quotation|abbr|tooltip|uss|sic|visible anchor|val|num|
-formatnum|smallcaps|sc|as of|ill|interlanguage link|unité"""
+FIRST = """nowrap|nobr|small|big|em|strong|math|mvar|quote|blockquote|cquote|quotation|abbr|tooltip|uss|sic|visible anchor|
+val|num|formatnum|smallcaps|sc|as of|ill|interlanguage link|unité"""
 SHOWN = {name.strip(): 0 for name in FIRST.split("|")} | {"lang": -1, "langx": -1, "transl": -1, "ship": -1}
 """Templates whose text is a part of the sentence: name -> which unnamed argument is shown."""
 CONVERT = ("convert", "cvt")
 DASHES = {"snd": " – ", "spnd": " – ", "ndash": "–", "mdash": "—", "nbsp": " ", "spaces": " ", "'": "'", "=": "=", "!": "|"}
-DROPPED_TAGS = frozenset(
-    "ref references table gallery timeline imagemap score graph mapframe templatedata syntaxhighlight source hiero noinclude "
-    "includeonly style script indicator chem".split()
-)
+DROPPED_TAGS = {"ref", "references", "table", "gallery", "timeline", "imagemap", "score", "graph", "mapframe", "templatedata"}
+DROPPED_TAGS |= {"syntaxhighlight", "source", "hiero", "noinclude", "includeonly", "style", "script", "indicator", "chem"}
 BLOCKS = {"p", "div", "br", "blockquote", "poem", "center", "hr"}
 _EMPTY = re.compile(r"[ \t]*[(（]\s*(?:[,;:–—/]\s*)*[)）]|\(\s*[,;]\s*")
 _SPACES = re.compile(r"[ \t\xa0]+")
