@@ -26,9 +26,10 @@ from pydantic import Field
 
 from data_prep.dedup import signatures, union_find
 from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, read_sorted
-from data_prep.dedup.ragged import Numbering, Ragged, RaggedWriter, encode_ids, read_ids, write_ids
+from data_prep.dedup.numbering import Numbering, divide
+from data_prep.dedup.ragged import Ragged, RaggedWriter, encode_ids, read_ids, write_ids
 from data_prep.dedup.words import batches
-from data_prep.document import Document, Drop, read_documents
+from data_prep.document import Drop, read_documents
 from data_prep.sift import sift
 from data_prep.stage import Parts, Runner, Task
 from strict_json import StrictModel
@@ -73,11 +74,7 @@ def run(runner: Runner, folder: Path, parts: Parts, settings: MinHashSettings, s
     numbering = Numbering(parts.names, [result["documents"] for result in signed])
     numbers = numbering.write(folder / "numbering.json")
 
-    runs = [
-        Run(folder / "signatures" / name, start)
-        for result, start in zip(signed, numbering.starts, strict=False)
-        for name in result["runs"]
-    ]
+    runs = numbering.runs(folder / "signatures", [result["runs"] for result in signed])
     records = sum(result["pairs"] for result in signed)
     tasks = range_tasks(2**64, records, lambda low, high: (runs, low, high, settings))
     paired = runner.run(folder / "pairs", "pairs", decisive, tasks, pair_work)
@@ -205,17 +202,7 @@ def filter_work(task: Task, folder: Path) -> dict[str, Any]:
     numbering = Numbering.read(numbers)
     low, high = numbering.range_of(task.name)
     dropped = _dropped(read_sorted(clusters, settings.memory_bytes // 4, low, high), folder, numbering, settings)
-
-    def verdicts() -> Iterator[tuple[str, Document, Drop | None]]:
-        number, drop = next(dropped, (None, None))
-        for place, document in enumerate(read_documents(part), low):
-            if place == number:
-                yield STEP, document, drop
-                number, drop = next(dropped, (None, None))
-            else:
-                yield STEP, document, None
-
-    return sift(task.name, folder, verdicts())
+    return sift(task.name, folder, divide(STEP, part, low, dropped))
 
 
 def _dropped(

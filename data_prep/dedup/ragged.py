@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.stage import partial_name, write_json
-
-
-@dataclass(frozen=True)
-class Numbering:
-    """Numbers of a corpus's documents: in order, part after part. Kept in a file, as every task of a large corpus needs it."""
-
-    names: list[str]
-    """Of the parts."""
-    counts: list[int]
-    """Documents of each part."""
-
-    @classmethod
-    def read(cls, path: Path) -> Numbering:
-        """What `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-    def write(self, path: Path) -> Path:
-        """Write the file; returns its path."""
-        write_json(path, {"names": self.names, "counts": self.counts})
-        return path
-
-    @property
-    def starts(self) -> list[int]:
-        """First number of each part, and the number of all documents."""
-        return [0, *np.cumsum(self.counts, dtype=np.int64).tolist()]
-
-    def range_of(self, name: str) -> tuple[int, int]:
-        """[first, end) of a part's numbers."""
-        index, starts = self.names.index(name), self.starts
-        return starts[index], starts[index + 1]
+from data_prep.dedup.numbering import Numbering
+from data_prep.stage import partial_name
 
 
 class RaggedWriter:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from data_prep.dedup import minhash, ragged, signatures, union_find, words
 from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, read_sorted
 from data_prep.dedup.minhash import MinHashSettings
+from data_prep.dedup.numbering import Numbering
 from data_prep.document import Document, read_documents, read_records, write_documents
 from data_prep.stage import Parts, Runner
 
@@ -103,13 +104,13 @@ def test_a_long_chain_is_one_cluster(tmp_path):
 
 
 def test_arrays_by_document_number(tmp_path):
-    numbering = ragged.Numbering(["a", "b"], [2, 3])
+    numbering = Numbering(["a", "b"], [2, 3])
     for name, ids in (("a", ["x", ""]), ("b", ["é", "long id", "z"])):
         writer = ragged.write_ids(tmp_path, name)
         for id in ids:
             writer.add(*ragged.encode_ids([id]))
         writer.close()
-    numbering = ragged.Numbering.read(numbering.write(tmp_path / "numbering.json"))
+    numbering = Numbering.read(numbering.write(tmp_path / "numbering.json"))
     assert numbering.range_of("b") == (2, 5)
     assert ragged.read_ids(tmp_path, numbering, np.array([0, 1, 3, 4], np.uint64)) == ["x", "", "long id", "z"]
     assert ragged.read_ids(tmp_path, numbering, np.array([2])) == ["é"]
