@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 import strict_json
+from data_prep.dedup.lines import RepeatedTextSettings
+from data_prep.dedup.minhash import MinHashSettings
 from data_prep.filters import Filter
 from data_prep.sources.csv_table import CsvSource
 from data_prep.sources.faq import FAQSource
@@ -44,6 +46,10 @@ class DedupSection(strict_json.StrictModel):
 
     exact: bool = True
     """Keep only the first of documents whose texts are equal but for white space and Unicode composition (NFC)."""
+    repeated_text: RepeatedTextSettings | None = None
+    """Remove lines or paragraphs that stand in many documents; null: leave them."""
+    near: MinHashSettings | None = None
+    """Keep only the first of documents that are nearly the same; null: keep all. {} takes the defaults."""
 
 
 class TokenizerSection(strict_json.StrictModel):

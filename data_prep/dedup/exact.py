@@ -1,7 +1,7 @@
-"""Stage 2: exact deduplication. Of documents with equal normalised text the first stays, in the order of the recipe.
+"""Stage 3: exact deduplication. Of documents with equal normalised text the first stays, in the order of the corpus.
 
-Three steps: hash every document (parallel), find the repeated hashes (one task; about 60 bytes of memory per document), and
-write what is kept and what is dropped (parallel).
+Three stages: hash every document (per part), find the repeated hashes (per range of hashes), and write what is kept and what is
+dropped (per part). Sorting is in memory of `MEMORY_BYTES` per task, whatever the number of documents.
 """
 
 from __future__ import annotations
@@ -14,29 +14,34 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data_prep import stage
-from data_prep.document import SUFFIX, Document, Drop, read_documents, read_records, write_records
+from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, read_sorted
+from data_prep.dedup.numbering import Numbering, divide
+from data_prep.dedup.ragged import encode_ids, read_ids, write_ids
+from data_prep.dedup.words import batches
+from data_prep.document import Drop, read_documents
 from data_prep.sift import sift
-from data_prep.stage import Parts, Runner, Task, partial_name
+from data_prep.stage import Parts, Runner, Task
 
 STEP = "exact_dedup"
+MEMORY_BYTES = 512 << 20
+_DOCUMENT_BITS = np.uint64(40)
+_DOCUMENT_MASK = np.uint64(2**40 - 1)
 
 
-def run(runner: Runner, folder: Path, parts: Parts, seed: int, remove: bool) -> tuple[Parts, dict[str, Any]]:
-    """(the unique documents, what the search found: numbers of documents and the bounds of the hold-out keys).
+def run(runner: Runner, folder: Path, parts: Parts) -> Parts:
+    """The documents that no earlier one equals."""
+    decisive = {"input": parts.fingerprint}
+    hashed = runner.run(folder / "hashes", "hash", decisive, parts.tasks(lambda part: part), hash_work)
+    numbering = Numbering(parts.names, [result["documents"] for result in hashed])
+    numbers = numbering.write(folder / "numbering.json")
 
-    With `remove` false every document is kept; the search is made for the hold-out keys.
-    """
-    hashes, decisions, unique = folder / "hashes", folder / "decisions", folder / "documents"
-    settings = {"input": parts.fingerprint, "seed": seed}
-    hashed = runner.run(hashes, "hash", settings, parts.tasks(lambda part: (part, seed)), hash_work)
-    search = Task("duplicates", sum(file.stat().st_size for file in parts.files), (hashes, parts.names, remove))
-    settings = {"input": stage.fingerprint(hashed), "exact": remove}
-    (found,) = runner.run(decisions, "duplicates", settings, [search], find_work)
-    arguments = (decisions, hashes, parts.names, found["part_sizes"])
-    settings = {"input": stage.fingerprint([*parts.results, found])}
-    results = runner.run(unique, "filter", settings, parts.tasks(lambda part: (part, *arguments)), filter_work)
-    return Parts.of(unique, results), found
+    runs = numbering.runs(folder / "hashes", [result["runs"] for result in hashed])
+    tasks = range_tasks(2**64, numbering.starts[-1], lambda low, high: (runs, low, high))
+    found = runner.run(folder / "repeats", "repeats", decisive, tasks, find_work)
+
+    repeats = [Run(folder / "repeats" / name) for result in found for name in result["runs"]]
+    tasks = parts.tasks(lambda part: (part, repeats, numbers))
+    return Parts.of(folder / "documents", runner.run(folder / "documents", "filter", decisive, tasks, filter_work))
 
 
 def normalise(text: str) -> str:
@@ -44,91 +49,56 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def holdout_key(document_id: str, seed: int) -> int:
-    """A uniform 64-bit number from a document's id: the documents with the smallest are held out for validation."""
-    return xxhash.xxh3_64_intdigest(f"{seed}/{document_id}".encode())
-
-
 def hash_work(task: Task, folder: Path) -> dict[str, Any]:
-    """Hash a part. Writes uint64 [documents, 3]: two halves of the text's xxh3-128, and the hold-out key."""
-    part, seed = task.arguments
-    rows, ids = [], []
-    for document in read_documents(part):
-        digest = xxhash.xxh3_128_intdigest(normalise(document.text).encode("utf-8", "surrogatepass"))
-        rows.append((digest >> 64, digest & (2**64 - 1), holdout_key(document.id, seed)))
-        ids.append({"id": document.id})
-    table, names = f"{task.name}.npy", f"{task.name}.ids{SUFFIX}"
-    _save(folder / table, np.array(rows, dtype=np.uint64).reshape(-1, 3))
-    write_records(folder / names, ids)
-    return {"outputs": [table, names]}
+    """Hash a part. Writes runs of (64 bits of the text's xxh3-128, 24 more bits << 40 | document), and ids.
+
+    Among 1e9 documents two different texts share the 88 bits with a probability of 2e-9.
+    """
+    hashes, ids = RunWriter(folder, f"{task.name}.hashes", MEMORY_BYTES), write_ids(folder, task.name)
+    for batch in batches(read_documents(task.arguments)):
+        digests = [xxhash.xxh3_128_intdigest(normalise(d.text).encode("utf-8", "surrogatepass")) for d in batch]
+        high = np.array([digest >> 64 for digest in digests], np.uint64)
+        low = np.array([digest & 0xFFFFFF for digest in digests], np.uint64) << _DOCUMENT_BITS
+        hashes.add(high, low | np.arange(ids.count, ids.count + len(batch), dtype=np.uint64))
+        ids.add(*encode_ids([document.id for document in batch]))
+    runs = hashes.close()
+    return {"outputs": [*runs, *ids.close()], "runs": runs, "documents": ids.count}
 
 
 def find_work(task: Task, folder: Path) -> dict[str, Any]:
-    """Find repeats among all parts. Writes per part int64 [documents]: -1 to keep, else the place of the one that is kept."""
-    hashes, names, remove = task.arguments
-    tables = [np.load(hashes / f"{name}.npy") for name in names]
-    everything = np.concatenate(tables) if tables else np.empty((0, 3), np.uint64)
-    first = first_occurrences(everything[:, 0], everything[:, 1]) if remove else np.arange(len(everything))
-    decision = np.where(first == np.arange(len(everything)), -1, first)
-    outputs, start = [], 0
-    for name, table in zip(names, tables, strict=True):
-        outputs.append(f"{name}.npy")
-        _save(folder / outputs[-1], decision[start : start + len(table)])
-        start += len(table)
-    keys = everything[decision == -1, 2]
-    return {
-        "outputs": outputs,
-        "part_sizes": [len(table) for table in tables],
-        "kept": len(keys),
-        "smallest_key": int(keys.min()) if len(keys) else None,
-        "largest_key": int(keys.max()) if len(keys) else None,
-    }
+    """Find the repeats among the hashes of a range. Writes runs of (document, first document with the same text)."""
+    runs, low, high = task.arguments
+    repeats = RunWriter(folder, task.name, MEMORY_BYTES // 2)
+    for piece, _ in groups(read_sorted(runs, MEMORY_BYTES // 2, low, high), _first_of_last_text):
+        texts = np.stack((piece[:, 0], piece[:, 1] >> _DOCUMENT_BITS), axis=1)
+        new = np.ones(len(piece), bool)
+        new[1:] = (texts[1:] != texts[:-1]).any(axis=1)
+        first = np.maximum.accumulate(np.where(new, np.arange(len(piece)), 0))
+        repeats.add(piece[~new, 1] & _DOCUMENT_MASK, piece[first[~new], 1] & _DOCUMENT_MASK)
+    names = repeats.close()
+    return {"outputs": names, "runs": names}
 
 
-def first_occurrences(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """For each position, the first position that has the same (high, low) pair. O(n log n)."""
-    order = np.lexsort((low, high))  # stable: equal pairs stay in their order
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (high[order][1:] != high[order][:-1]) | (low[order][1:] != low[order][:-1])
-    group_start = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
-    first = np.empty(len(order), dtype=np.int64)
-    first[order] = order[group_start]
-    return first
+def _first_of_last_text(group: np.ndarray) -> np.ndarray:
+    """Of hashes that agree in 64 bits: the first, and the first of those that agree with the last in all."""
+    place = np.searchsorted(group[:, 1], group[-1, 1] & ~_DOCUMENT_MASK)
+    return group[[0, place]] if place else group[:1]
 
 
 def filter_work(task: Task, folder: Path) -> dict[str, Any]:
     """Divide a part into kept and dropped; each dropped document names the one that is kept."""
-    part, decisions, hashes, names, part_sizes = task.arguments
-    decision = np.load(decisions / f"{task.name}.npy")
-    ids_of = DocumentIds(hashes, names, part_sizes)
-
-    def verdicts() -> Iterator[tuple[str, Document, Drop | None]]:
-        for document, place in zip(read_documents(part), decision.tolist(), strict=True):
-            yield STEP, document, None if place < 0 else Drop("exact duplicate", kept_instead=ids_of[place])
-
-    return sift(task.name, folder, verdicts())
+    part, repeats, numbers = task.arguments
+    numbering = Numbering.read(numbers)
+    low, high = numbering.range_of(task.name)
+    dropped = _dropped(read_sorted(repeats, MEMORY_BYTES // 2, low, high), folder.parent / "hashes", numbering)
+    return sift(task.name, folder, divide(STEP, part, low, dropped))
 
 
-class DocumentIds:
-    """Document ids by place in the whole corpus, read part by part as needed."""
-
-    def __init__(self, folder: Path, names: list[str], part_sizes: list[int]):
-        self._folder, self._names = folder, names
-        self._ends = np.cumsum(part_sizes)
-        self._cache: dict[int, list[str]] = {}
-
-    def __getitem__(self, place: int) -> str:
-        part = int(np.searchsorted(self._ends, place, side="right"))
-        if part not in self._cache:
-            if len(self._cache) > 16:
-                self._cache.clear()
-            file = self._folder / f"{self._names[part]}.ids{SUFFIX}"
-            self._cache[part] = [record["id"] for record in read_records(file)]
-        return self._cache[part][place - int(self._ends[part])]
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    partial = partial_name(path)
-    with partial.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    partial.replace(path)
+def _dropped(repeats: Iterator[np.ndarray], hashes: Path, numbering: Numbering) -> Iterator[tuple[int, Drop]]:
+    for piece in repeats:
+        for start in range(0, len(piece), 4096):
+            numbers, firsts = piece[start : start + 4096].T
+            kept, places = np.unique(firsts, return_inverse=True)
+            ids = read_ids(hashes, numbering, kept)
+            for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+                yield number, Drop("exact duplicate", kept_instead=ids[place])

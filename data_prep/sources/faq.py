@@ -10,7 +10,7 @@ from typing import Any, Literal
 from resiliparse.parse.html import DOMNode, HTMLTree
 
 from data_prep.document import Document, SetAside
-from data_prep.sources import html, signals
+from data_prep.sources import page, signals
 from data_prep.sources.files import Piece, SourceSettings, find_files, read_whole
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -32,12 +32,12 @@ def pieces(settings: FAQSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: FAQSource) -> Iterator[Document | SetAside]:
     """The questions and answers of one page; a page without any is set aside."""
-    tree = html.parse(read_whole(piece, settings))
+    tree = page.parse(read_whole(piece, settings))
     found = pairs(tree)
     if not found:
         yield SetAside(piece.path, "no questions with answers (FAQPage, <dt>/<dd>, <details>, or headings ending in ?)")
         return
-    metadata: dict[str, Any] = {"title": html.title_of(tree)}
+    metadata: dict[str, Any] = {"title": page.title_of(tree)}
     licence, _ = signals.licence_of(tree)
     metadata |= {"licence": licence} if licence else {}
     texts = [f"{question}\n\n{answer}" for question, answer in found]
@@ -83,7 +83,7 @@ def _walk(data: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(markup: str) -> str:
-    return html.text_of(HTMLTree.parse(f"<body>{markup}</body>"), main_content=False)
+    return page.text_of(HTMLTree.parse(f"<body>{markup}</body>"), main_content=False)
 
 
 def _from_details(tree: HTMLTree) -> list[tuple[str, str]]:

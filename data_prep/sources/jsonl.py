@@ -62,7 +62,7 @@ def _meta(record: dict[str, Any], settings: JsonlSource) -> dict[str, Any]:
     else:
         nested = record.get(settings.meta_key)
         simple = (str, int, float, bool)
-        metadata = {k: v for k, v in record.items() if k != settings.text_key and isinstance(v, simple)}
+        metadata = {k: v for k, v in record.items() if k not in (settings.text_key, settings.id_key) and isinstance(v, simple)}
         metadata |= nested if isinstance(nested, dict) else {}
     if settings.id_key is not None:
         metadata["original_id"] = record.get(settings.id_key)

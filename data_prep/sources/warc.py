@@ -18,7 +18,7 @@ from protego import Protego
 from pydantic import Field
 
 from data_prep.document import Document, SetAside
-from data_prep.sources import html, signals
+from data_prep.sources import page, signals
 from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed, open_raw
 
 SUFFIXES = tuple(kind + packed for kind in (".warc", ".wet", ".warc.wet.txt") for packed in ("", ".gz", ".zst", ".bz2"))
@@ -195,20 +195,20 @@ def _document(record: Any, identifier: str, settings: WarcSource, robots: Robots
         return None
     fields = [(str(name), str(value)) for name, value in record.http_headers]
     if kind == "text/plain":
-        text = html.decode_page(raw, record.http_charset)
+        text = page.decode_page(raw, record.http_charset)
         return Document(identifier, text, settings.name, metadata | robots.signals(url, signals.opt_outs(None, fields)))
     if kind not in _HTML_TYPES and not (not kind and raw.lstrip()[:1] == b"<"):
         return None
-    tree = html.parse(raw, record.http_charset)
+    tree = page.parse(raw, record.http_charset)
     licence, evidence = signals.licence_of(tree)
     metadata |= robots.signals(url, signals.opt_outs(tree, fields))
-    if title := html.title_of(tree):
+    if title := page.title_of(tree):
         metadata["title"] = title
     if licence:
         metadata["licence"] = licence
     if evidence:
         metadata["licence_evidence"] = evidence
-    return Document(identifier, html.text_of(tree, settings.main_content), settings.name, metadata)
+    return Document(identifier, page.text_of(tree, settings.main_content), settings.name, metadata)
 
 
 class _Members(io.RawIOBase):

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from data_prep.document import Document, SetAside
 from data_prep.extract import READERS, _read
 from data_prep.recipe import Recipe
-from data_prep.sources import faq, html, papers, signals, wikitext
+from data_prep.sources import faq, papers, signals, wikitext
+from data_prep.sources import page as pages
 
 PAGE = """<html lang=en><head><title>Mills</title><link rel="license" href="https://creativecommons.org/licenses/by-sa/4.0/">
 <meta name="robots" content="noindex, noai"></head><body><nav><a href=/>Home</a> <a href=/x>Shop</a></nav>
@@ -202,7 +203,7 @@ def test_questions_and_answers(tmp_path):
     ],
 )
 def test_faq_pages(page):
-    found = faq.pairs(html.parse(f"<html><body>{page}</body></html>".encode()))
+    found = faq.pairs(pages.parse(f"<html><body>{page}</body></html>".encode()))
     assert found == [("Why mills?", "For flour."), ("Who?", "Millers.")]
 
 
@@ -292,8 +293,8 @@ def test_licences(name, identifier):
 @settings(max_examples=60, deadline=3000)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_page(raw):
-    tree = html.parse(b"<html><body>" + raw)
-    html.text_of(tree)
+    tree = pages.parse(b"<html><body>" + raw)
+    pages.text_of(tree)
     signals.licence_of(tree)
     signals.opt_outs(tree, [])
     faq.pairs(tree)
