@@ -1,4 +1,4 @@
-"""Corpus building: python -m data_prep run | peek | verify | schema."""
+"""Corpus building: python -m data_prep run | peek | trace | takedown | verify | schema."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run_command=_run)
 
     peek = commands.add_parser("peek", help="show documents of a stage's part, or of a folder of shards")
-    peek.add_argument("path", type=Path, help="a .jsonl.zst part or a shards folder")
+    peek.add_argument("path", type=Path, help="a .jsonl.zst part, a stage's folder, or a shards folder")
     peek.add_argument("--count", type=int, default=3)
     peek.add_argument("--skip", type=int, default=0)
     peek.add_argument("--characters", type=int, default=500, help="of each text")
@@ -51,6 +51,19 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every byte of a folder of shards")
     verify.add_argument("shards", type=Path)
     verify.set_defaults(run_command=_verify)
+
+    trace = commands.add_parser("trace", help="list the documents of a context window, with source, licence and URL")
+    trace.add_argument("shards", type=Path)
+    trace.add_argument("--window", type=int, required=True, help="number of the window, from 0")
+    trace.add_argument("--length", type=int, required=True, help="tokens in a window (data.sequence_length of the run)")
+    trace.set_defaults(run_command=_trace)
+
+    takedown = commands.add_parser("takedown", help="tombstone documents: training masks them, nothing else changes")
+    takedown.add_argument("shards", type=Path)
+    takedown.add_argument("ids", nargs="*", help="ids of documents")
+    takedown.add_argument("--url", action="append", default=[], metavar="PATTERN", help="all with such a URL: https://x.org/*")
+    takedown.add_argument("--reason", required=True, help="kept in the ledger, with the time")
+    takedown.set_defaults(run_command=_takedown)
 
     schema = commands.add_parser("schema", help="write the JSON Schema of recipes")
     schema.add_argument("file", type=Path, nargs="?", default=Path("data_prep/recipes/recipe.schema.json"))
@@ -92,14 +105,31 @@ def _ranks() -> Iterator[Any]:
 def _peek(options: argparse.Namespace) -> int:
     from data_prep.document import SUFFIX, read_records
 
-    if options.path.is_dir():
+    if (options.path / "manifest.json").is_file():
         return _peek_shards(options)
+    if options.path.is_dir():
+        return _peek_stage(options)
     if not options.path.name.endswith(SUFFIX) or not options.path.is_file():
         raise ValueError(f"{options.path}: neither a {SUFFIX} part nor a folder of shards.")
     for record in islice(read_records(options.path), options.skip, options.skip + options.count):
         text = record.pop("text", "")
         print(json.dumps(record, ensure_ascii=False))
         print(text[: options.characters], end="\n\n")
+    return 0
+
+
+def _peek_stage(options: argparse.Namespace) -> int:
+    """The first documents kept and dropped, from the parts anywhere below a folder."""
+    from data_prep.document import SUFFIX
+
+    parts = sorted(options.path.rglob(f"part-*{SUFFIX}"))
+    chosen = [next((p for p in parts if p.name.endswith(f".{kind}{SUFFIX}")), None) for kind in ("kept", "dropped")]
+    chosen = [part for part in chosen if part] or parts[:1]
+    if not chosen:
+        raise ValueError(f"{options.path}: no {SUFFIX} parts here or below, and no shards.")
+    for part in chosen:
+        print(f"== {part} (1 of {len(parts)} files)")
+        _peek(argparse.Namespace(**vars(options) | {"path": part}))
     return 0
 
 
@@ -129,6 +159,32 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from data_prep import history
+    from data_prep.shards import TokenShards
+
+    if options.length < 1:
+        raise ValueError(f"--length {options.length}: at least 1 is needed.")
+    shards = TokenShards.open(options.shards)
+    for row in history.of_window(shards, options.window, options.length):
+        gone = "   TAKEN DOWN" if shards.takedowns.count(row["start"], row["start"] + 1) else ""
+        facts = (row["id"], row["source"], row["licence"] or "licence unknown", row["url"] or "no URL")
+        print(f"{row['in_window']:>8} tokens   {'   '.join(facts)}{gone}")
+    return 0
+
+
+def _takedown(options: argparse.Namespace) -> int:
+    from data_prep import history
+
+    if not options.ids and not options.url:
+        raise ValueError("name what is to be taken down: ids of documents, or --url PATTERN.")
+    found = history.take_down(options.shards, options.ids, options.url, options.reason)
+    for document in found:
+        print(f"{document['tokens']:>8} tokens   {document['id']}   {document['url'] or ''}")
+    print(f"{len(found)} documents taken down; runs mask them from their next start or resume on.")
     return 0
 
 

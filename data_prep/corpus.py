@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from data_prep import clean, extract, holdout, report, stage, tokenise, tokenizer
+from data_prep import clean, extract, holdout, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.recipe import Build
@@ -42,7 +42,8 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
         _tokenizer(build, runner, unique)
         shards = _shards(build, runner, unique)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
-        summary = _summary(build, extracted, [cleaned, *sifted], shards)
+        surveyed = survey.run(runner, out / "survey", unique)
+        summary = _summary(build, extracted, [cleaned, *sifted], shards) | {"survey": surveyed}
         report.write(out / "report.html", summary)
     return summary
 

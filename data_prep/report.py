@@ -37,7 +37,11 @@ def write(path: Path, summary: dict[str, Any]) -> None:
         _set_aside(summary),
         _sources(summary),
         _lengths(summary),
+        _languages(summary),
+        _rights(summary),
+        _personal(summary),
         _drops(summary),
+        _diversity(summary),
         _tokenizer(summary),
         _shards(summary),
     ]
@@ -143,6 +147,63 @@ def _drops(summary: dict[str, Any]) -> str:
     )
     where = "Every dropped document is kept beside its part, in <code>*.dropped.jsonl.zst</code>, with its reason."
     return f"<h2>Dropped</h2>{_table(('reason', 'documents'), rows, numbers=(1,))}<p>{where}</p>{samples}"
+
+
+def _languages(summary: dict[str, Any]) -> str:
+    survey = summary["survey"]
+    return (
+        "<h2>Languages</h2>" + _bars(survey["language"], "language") + "<h2>Domains</h2>" + _bars(survey["domain"], "domain")
+        + "<p>Documents by the host of their URL.</p>"
+    )  # fmt: skip
+
+
+def _rights(summary: dict[str, Any]) -> str:
+    survey = summary["survey"]
+    signals = _bars(survey["opt_out"], "signal") if survey["opt_out"] else "<p>None was found among the documents kept.</p>"
+    return f"<h2>Licences</h2>{_bars(survey['licence'], 'licence')}<h2>Opt-out signals in what is kept</h2>{signals}"
+
+
+def _personal(summary: dict[str, Any]) -> str:
+    survey = summary["survey"]
+    found = survey["personal_data"]
+    personal = _bars(found, "kind", "findings") if found else "<p>None was found, or it was not looked for.</p>"
+    toxic = _bars(dict(sorted(survey["toxicity"].items())), "share of toxic segments")
+    return f"<h2>Personal data</h2>{personal}<h2>Toxicity of what is kept</h2>{toxic}"
+
+
+def _diversity(summary: dict[str, Any]) -> str:
+    survey = summary["survey"]
+    documents = max(1, sum(survey["topic"].values()))
+    shares = [count / documents for count in survey["domain"].values()]
+    words = max(1, survey["words"])
+    facts = [
+        ("words", f"{survey['words']:,}"),
+        ("distinct words (estimate)", f"{survey['distinct_words']:,}"),
+        ("the ten most frequent words", f"{sum(list(survey['frequent_words'].values())[:10]) / words:.1%} of all"),
+        ("concentration of domains (Herfindahl)", f"{sum(share * share for share in shares):.3f} (1: all from one)"),
+    ]
+    frequent = ", ".join(escape(word) for word in list(survey["frequent_words"])[:60])
+    return (
+        "<h2>Groups that documents name</h2>" + _bars(survey["group"], "group", total=documents)
+        + "<h2>Topics</h2>" + _bars(survey["topic"], "topic") + "<h2>Vocabulary and concentration</h2>" + _table(("", ""), facts)
+        + f"<p class=sample>Most frequent: {frequent}</p>"
+        "<p><b>Method and limits.</b> A document names a group when it holds one of a short list of English words; its topic is "
+        "the list with most words in it, two at least. Lists (data_prep/survey.py) miss other languages, names, pronouns of "
+        "people quoted, and meaning: they show how often groups are named, not how they are spoken of. Domains are hosts, not "
+        "owners. Use the figures to compare corpora and to find what is missing, not as a certificate.</p>"
+    )  # fmt: skip
+
+
+def _bars(counts: dict[str, int], title: str, unit: str = "documents", total: int | None = None) -> str:
+    """A table of counts with bars, the 15 largest, the rest added up."""
+    everything = total or max(1, sum(counts.values()))
+    shown = list(counts.items())[:15]
+    rest = sum(counts.values()) - sum(count for _, count in shown)
+    rows = []
+    for name, count in [*shown, *([(f"{len(counts) - 15} others", rest)] if len(counts) > 15 else [])]:
+        bar = f"<span class=bar style='width:{max(1, min(1, count / everything) * 160):.0f}px'></span> {count / everything:.1%}"
+        rows.append((escape(name), f"{count:,}", bar))
+    return _table((title, unit, "share"), rows, numbers=(1,))
 
 
 def _tokenizer(summary: dict[str, Any]) -> str:

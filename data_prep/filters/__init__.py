@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data_prep.filters import c4, encoding, fineweb, gopher, language, personal_data, spam, toxicity
+from data_prep.filters import c4, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
 
 Filter = Annotated[
     encoding.EncodingRepair
@@ -16,7 +16,9 @@ Filter = Annotated[
     | fineweb.FineWeb
     | spam.Spam
     | toxicity.Toxicity
-    | personal_data.PersonalData,
+    | personal_data.PersonalData
+    | policy.OptOut
+    | policy.LicencePolicy,
     Field(discriminator="type"),
 ]
 FILTERS = {
@@ -29,4 +31,6 @@ FILTERS = {
     "spam": spam.apply,
     "toxicity": toxicity.apply,
     "personal_data": personal_data.apply,
+    "opt_out": policy.apply_opt_out,
+    "licence": policy.apply_licence,
 }

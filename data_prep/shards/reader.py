@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data_prep.shards.format import (
     corpus_fingerprint,
     manifest_text,
 )
+from data_prep.shards.takedown import read_takedowns
 
 _MANIFEST_KEYS = {
     "tokens": int,
@@ -115,6 +116,8 @@ class TokenShards:
         self.tokenizer_fingerprint: str = manifest["tokenizer_fingerprint"]
         self.fingerprint: str = manifest["fingerprint"]
         self._shards = [_Shard(folder / entry["name"], entry["fingerprint"], verify) for entry in manifest["shards"]]
+        self.takedowns = read_takedowns(folder, self.fingerprint)
+        """Documents that nobody may learn from any more."""
         self._starts = [0, *accumulate(shard.header.tokens for shard in self._shards)]
 
     @classmethod
@@ -150,6 +153,11 @@ class TokenShards:
                 raise ShardError(f"{self.folder / MANIFEST}: says {manifest[key]} {key}, the shards hold {total}. {REBUILD}")
         if corpus_fingerprint([shard.header.fingerprint for shard in self._shards]) != self.fingerprint:
             raise ShardError(f"{self.folder / MANIFEST}: its fingerprint is not that of the shards it lists. {REBUILD}")
+
+    def shard_spans(self) -> Iterator[tuple[str, int, int]]:
+        """(name, first token, token after the last) of each shard in the stream."""
+        for shard, (start, stop) in zip(self._shards, pairwise(self._starts), strict=True):
+            yield shard.path.name, start, stop
 
     @property
     def dtype(self) -> np.dtype:

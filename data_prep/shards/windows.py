@@ -22,17 +22,26 @@ class Windows:
     def __len__(self) -> int:
         return max(0, -(-(self.shards.tokens - 1) // self.sequence_length))
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """(int64 [sequence_length + 1] tokens, number of real targets); the last window is filled with end-of-document."""
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(int64 [sequence_length + 1] tokens, bool [sequence_length] which targets are real).
+
+        The last window is filled with end-of-document tokens, and so is the place of documents that were taken down."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         start = index * self.sequence_length
         stop = min(start + self.sequence_length + 1, self.shards.tokens)
         tokens = np.full(self.sequence_length + 1, self.shards.eod_id, dtype=np.int64)
         tokens[: stop - start] = self.shards.read(start, stop)
-        return tokens, stop - start - 1
+        real = np.arange(self.sequence_length) < stop - start - 1
+        if len(self.shards.takedowns):
+            gone = np.zeros(self.sequence_length + 1, dtype=bool)
+            gone[: stop - start] = self.shards.takedowns.mask(start, stop)
+            tokens[gone] = self.shards.eod_id
+            real &= ~gone[1:]
+        return tokens, real
 
     def real_targets(self, indices: np.ndarray) -> np.ndarray:
         """int64 number of real targets of each window, without reading any."""
         starts = np.asarray(indices, dtype=np.int64) * self.sequence_length
-        return np.minimum(self.sequence_length, self.shards.tokens - 1 - starts)
+        stops = np.minimum(starts + self.sequence_length, self.shards.tokens - 1)
+        return stops - starts - self.shards.takedowns.count(starts + 1, stops + 1)

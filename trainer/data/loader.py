@@ -38,7 +38,7 @@ def read_windows(windows: Windows, indices: np.ndarray) -> tuple[torch.Tensor, t
         if index >= 0:
             tokens, real = windows[int(index)]
             inputs[row] = tokens[:-1]
-            targets[row, :real] = tokens[1 : real + 1]
+            targets[row, real] = tokens[1:][real]
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
