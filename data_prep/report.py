@@ -185,10 +185,11 @@ def _diversity(summary: dict[str, Any]) -> str:
     frequent = ", ".join(escape(word) for word in list(survey["frequent_words"])[:60])
     return (
         "<h2>Groups that documents name</h2>" + _bars(survey["group"], "group", total=documents)
-        + "<h2>Topics</h2>" + _bars(survey["topic"], "topic") + "<h2>Vocabulary and concentration</h2>" + _table(("", ""), facts)
+        + "<h2>Topics</h2>" + _bars(survey["topic"], "topic")
+        + "<h2>Vocabulary and concentration</h2>" + _table(("", ""), facts)
         + f"<p class=sample>Most frequent: {frequent}</p>"
-        "<p><b>Method and limits.</b> A document names a group when it holds one of a short list of English words; its topic is "
-        "the list with most words in it, two at least. Lists (data_prep/survey.py) miss other languages, names, pronouns of "
+        "<p><b>Method and limits.</b> A document names a group when it holds one of a short list of English words; its topic "
+        "is the list with most words in it, two at least. Lists (data_prep/survey.py) miss other languages, names, pronouns of "
         "people quoted, and meaning: they show how often groups are named, not how they are spoken of. Domains are hosts, not "
         "owners. Use the figures to compare corpora and to find what is missing, not as a certificate.</p>"
     )  # fmt: skip

@@ -195,7 +195,9 @@ def test_every_token_but_the_first_is_a_target_once(tmp_path_factory, parts, len
     windows = Windows(TokenShards.open(folder), length)
     inputs, targets = [], []
     for index in range(len(windows)):
-        tokens, real = windows[index]
+        tokens, is_target = windows[index]
+        real = int(is_target.sum())
+        assert is_target[:real].all()
         assert tokens.shape == (length + 1,) and tokens.dtype == np.int64
         assert (tokens[real + 1 :] == 0).all()
         inputs += tokens[:-1][:real].tolist()

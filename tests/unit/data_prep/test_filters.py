@@ -1,0 +1,204 @@
+"""Each rule of the filters, on texts made to meet it and to miss it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.clean import judge
+from data_prep.document import Document, Drop
+from data_prep.filters import FILTERS, c4, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
+from data_prep.filters.text import duplicate_ngram_characters, repeated, top_ngram_characters
+
+PROSE = """The miller rises before the sun and opens the sluice, so that the water may turn the great wheel.
+Grain that farmers have brought during the week is poured into the hopper above the stones. The upper stone turns, the
+lower one rests, and between them the corn is broken, first into grist and then into flour that is soft to the hand.
+A good miller hears from the sound of the stones whether they run too fast, and he knows by touch when they must be dressed.
+In dry summers the pond is low and people have to wait; in winter the ice must be broken from the paddles with an axe."""
+
+
+def document(text, **metadata):
+    return Document("s/1", text, "s", metadata)
+
+
+def reason(filter_type, text, **values):
+    """The reason for which a filter drops a text, None if it keeps it."""
+    module = {"gopher_quality": gopher.GopherQuality, "gopher_repetition": gopher.GopherRepetition, "c4": c4.C4}
+    kind = (module | {"fineweb": fineweb.FineWeb, "spam": spam.Spam, "toxicity": toxicity.Toxicity})[filter_type]
+    verdict = FILTERS[filter_type](document(text), kind(type=filter_type, **values))
+    return verdict.reason if isinstance(verdict, Drop) else None
+
+
+@pytest.mark.parametrize("filter_type", ["gopher_quality", "gopher_repetition", "c4", "fineweb", "spam", "toxicity"])
+def test_good_prose_stays(filter_type):
+    assert reason(filter_type, PROSE) is None
+
+
+@pytest.mark.parametrize(
+    ("filter_type", "text", "expected"),
+    [
+        ("gopher_quality", "Too short.", "too few words"),
+        ("gopher_quality", "a b c d " * 20, "mean word length"),
+        ("gopher_quality", PROSE + " #" * 40, "too many hash signs"),
+        ("gopher_quality", PROSE + " ..." * 40, "too many ellipses"),
+        ("gopher_quality", "\n".join(f"- {line}" for line in PROSE.split(". ")), "mostly bullet points"),
+        ("gopher_quality", "\n".join(line + " ..." for line in PROSE.split("\n")), "many lines end in an ellipsis"),
+        ("gopher_quality", PROSE + " 12345" * 60, "too few alphabetic words"),
+        ("gopher_quality", "mill stone wheel water grain flour hopper sluice miller pond " * 6, "too few stop words"),
+        ("gopher_repetition", PROSE + "\nsame line here" * 20, "repeated lines"),
+        ("gopher_repetition", "\n\n".join([PROSE] * 3), "repeated paragraphs"),
+        ("gopher_repetition", PROSE + " buy cheap flour" * 40, "one 2-gram again and again"),
+        ("gopher_repetition", f"{PROSE} And now {PROSE}".replace("\n", " "), "repeated 5-grams"),
+        ("c4", PROSE + "\nLorem ipsum dolor sit amet.", "lorem ipsum"),
+        ("c4", PROSE + "\nfunction () { return }", "curly bracket"),
+        ("c4", "One sentence here. And two.", "too few sentences"),
+        ("fineweb", "\n".join(PROSE.replace(".", "").replace(";", "").split(",")), "few lines end in punctuation"),
+        ("fineweb", "\n".join(["Short line."] * 4 + [PROSE]), "mostly short lines"),
+        ("fineweb", "\n".join([PROSE, *["This line comes again, and it is not a short one."] * 4]), "repeated lines"),
+        ("spam", "WINNER!! You have won a £1000 cash prize! Call 09061701461 now to claim. Txt STOP to end", "spam"),
+        ("spam", PROSE + " best cheap hotels" * 30, "keyword stuffing"),
+        ("toxicity", "you stupid bitch, fuck off", "toxic"),
+    ],
+)
+def test_each_rule(filter_type, text, expected):
+    assert reason(filter_type, text) == expected
+
+
+def test_c4_removes_lines():
+    text = "Home | Shop | About\n" + PROSE + "\nWe use cookies to serve you better.\nIt was built in 1720.[12]\nClick here"
+    kept = c4.apply(document(text), c4.C4(type="c4", min_sentences=1))
+    assert kept.text.endswith("with an axe.\nIt was built in 1720.") and kept.text.startswith("The miller rises")
+
+
+def brute_force(tokens, n):
+    """Characters of words in an n-gram seen before."""
+    seen, marked = set(), set()
+    place = 0
+    while place + n <= len(tokens):
+        gram = tuple(tokens[place : place + n])
+        if gram in seen:
+            marked |= set(range(place, place + n))
+        seen.add(gram)
+        place += 1
+    return sum(len(tokens[i]) for i in marked)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=30), st.integers(1, 5))
+def test_ngrams_against_brute_force(tokens, n):
+    assert duplicate_ngram_characters(tokens, n) == brute_force(tokens, n)
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    most = max(map(grams.count, grams), default=0)
+    longest = max((sum(map(len, g)) for g in grams if grams.count(g) == most), default=0)
+    assert top_ngram_characters(tokens, n) == (most * longest if most > 1 else 0)
+    assert repeated(tokens) == (
+        len(tokens) - len(set(tokens)),
+        sum(len(t) for i, t in enumerate(tokens) if t in tokens[:i]),
+    )
+
+
+def test_encoding_repair():
+    chosen = encoding.EncodingRepair(type="encoding_repair")
+    broken = "The cafÃ© isnâ€™t open\r\nza\u0308hlt\x00 \ufeffquickly \U0001f469\u200d\U0001f469"
+    assert encoding.apply(document(broken), chosen).text == "The café isn’t open\nzählt quickly \U0001f469\u200d\U0001f469"
+    assert encoding.apply(document("a\ufffd" * 10), chosen).reason == "undecodable characters"
+    clean = document(PROSE)
+    assert encoding.apply(clean, chosen) is clean
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (PROSE, "en"),
+        ("Der Müller steht vor der Sonne auf und öffnet das Wehr, damit das Wasser das große Rad drehen kann.", "de"),
+        ("El molinero se levanta antes que el sol y abre la compuerta para que el agua mueva la gran rueda.", "es"),
+        ("Мельник встаёт до рассвета и открывает шлюз, чтобы вода могла вращать большое колесо.", "ru"),
+        ("製粉業者は夜明け前に起きて水門を開け、水が大きな車輪を回すようにする。", "ja"),
+        ("12345 --- !!!", "und"),
+    ],
+)
+def test_language(text, expected):
+    assert language.detect(text)[0] == expected
+
+
+def test_language_filter():
+    chosen = language.Language(type="language", keep=["en"])
+    kept = language.apply(document(PROSE, scores={"x": 1.0}), chosen)
+    assert kept.metadata["language"] == "en" and set(kept.metadata["scores"]) == {"x", "language"}
+    assert language.apply(document("Das ist ein deutscher Satz über Mühlen und Müller."), chosen).reason == "other language"
+
+
+EVERYTHING = (
+    "Mail anna.b+x@mail.example.co.uk or call (541) 714-1388, +44 7700 900123; card 4111 1111 1111 1111, IBAN GB29 NWBK 6016 1331 "
+    "9268 19, from 86.121.97.248 and 2a00:1450:4001:81b::200e. SSN 054-28-6917. DNI 54362315K. CPF 390.533.447-05."
+)
+
+
+def test_personal_data():
+    kept = personal_data.apply(document(EVERYTHING), personal_data.PersonalData(type="personal_data"))
+    assert kept.text == (
+        "Mail <EMAIL> or call <PHONE>, <PHONE>; card <CARD>, IBAN <IBAN>, from <IP> and <IP>. SSN <NATIONAL_ID>. DNI "
+        "<NATIONAL_ID>. CPF <NATIONAL_ID>."
+    )
+    assert kept.metadata["personal_data"] == {"card": 1, "email": 1, "iban": 1, "ip": 2, "national_id": 3, "phone": 2}
+    strict = personal_data.PersonalData(type="personal_data", drop_above=3)
+    assert personal_data.apply(document(EVERYTHING), strict).reason == "personal data"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version 1.2.3.4 of 2018-02-24 12:30:45, std::list<a::b>, 192.168.0.1",
+        "user@localhost, a @ b, @name, name@, 1 + 1 = 2",
+        "card 4111 1111 1111 1112, serial 1234567890123456, 0000 0000 0000 0000",
+        "ISBN 978-3-16-148410-0, in 1914-1918 and 1939-1945, 10,000,000 people, pi is 3.14159265358979",
+        "GB29 NWBK 6016 1331 9268 18",
+    ],
+)
+def test_what_is_no_personal_data(text):
+    assert personal_data.find(text, personal_data.PersonalData(type="personal_data")) == []
+
+
+@settings(max_examples=150, deadline=2000)
+@given(st.text(alphabet="0123456789 .-+()@abGB:x/", max_size=120))
+def test_masking_leaves_the_rest_alone_and_is_final(text):
+    chosen = personal_data.PersonalData(type="personal_data")
+    found = personal_data.find(text, chosen)
+    assert all(a.end <= b.start for a, b in zip(found, found[1:], strict=False))
+    masked = personal_data.mask(text, found)
+    rest = [text[a:b] for a, b in zip([0, *(f.end for f in found)], [*(f.start for f in found), len(text)], strict=True)]
+    pieces = masked
+    for item, before in zip(found, rest, strict=False):
+        assert pieces.startswith(before + f"<{item.kind.upper()}>")
+        pieces = pieces[len(before) + len(item.kind) + 2 :]
+    assert pieces == rest[-1]
+
+
+@pytest.mark.parametrize("text", ["1" * 100_000, "1 " * 50_000, "a@" * 50_000, "1.1." * 30_000, "+" * 100_000, "ab:" * 30_000])
+def test_hostile_texts_take_no_longer(text):
+    personal_data.find(text, personal_data.PersonalData(type="personal_data"))
+    spam.apply(document(text), spam.Spam(type="spam"))
+    toxicity.apply(document(text), toxicity.Toxicity(type="toxicity"))
+
+
+def test_policies():
+    keep = policy.OptOut(type="opt_out", ignore=["robots.txt: *"])
+    assert policy.apply_opt_out(document("x", opt_out=["robots.txt: GPTBot"]), keep).text == "x"
+    assert policy.apply_opt_out(document("x", opt_out=["meta: noai"]), keep) == Drop("opted out", "meta: noai")
+    licences = policy.LicencePolicy(type="licence", allow=["CC-BY-*", "CC0-1.0"])
+    assert policy.apply_licence(document("x", licence="CC-BY-SA-4.0"), licences).text == "x"
+    assert policy.apply_licence(document("x", licence="MIT"), licences) == Drop("licence not allowed", "MIT")
+    assert policy.apply_licence(document("x"), licences) == Drop("licence unknown")
+
+
+def test_filters_run_in_order_and_only_where_asked():
+    steps = [
+        language.Language(type="language", only_sources=["web"], keep=["de"]),
+        c4.C4(type="c4", min_sentences=1),
+        gopher.GopherQuality(type="gopher_quality"),
+    ]
+    step, judged, drop = judge(document(PROSE + "\nmenu"), steps)
+    assert (step, drop) == ("", None) and not judged.text.endswith("menu")
+    step, _, drop = judge(Document("w/1", PROSE, "web"), steps)
+    assert (step, drop.reason) == ("language", "other language")

@@ -1,0 +1,93 @@
+"""Documents taken down: masked in every window, nothing else moves."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep import corpus, history, recipe
+from data_prep.__main__ import main
+from data_prep.shards import ShardError, TokenShards, Windows
+from data_prep.shards.takedown import LEDGER, Takedowns
+from data_prep.stage import Runner
+
+
+@pytest.fixture
+def shards(tmp_path):
+    rows = [{"text": f"Document {n} of the mill. " * (n % 4 + 1), "url": f"https://{'ab'[n % 2]}.org/{n}"} for n in range(30)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    described = {
+        "output": "out", "sources": [{"type": "jsonl", "name": "s", "paths": ["in.jsonl"], "licence": "MIT"}],
+        "tokenizer": {"vocab_size": 300}, "shards": {"tokens_per_shard": 150, "validation_fraction": 0},
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(described))
+    corpus.run(recipe.load(tmp_path / "recipe.json", []), Runner(1))
+    return tmp_path / "out" / "shards" / "train"
+
+
+def test_windows_without_what_was_taken_down(shards, capsys):
+    before = TokenShards.open(shards)
+    whole = [Windows(before, 16)[i] for i in range(len(Windows(before, 16)))]
+    rows = list(history.documents(before))
+    assert len(rows) == 30 and all(
+        before.read(r["start"] + r["tokens"] - 1, r["start"] + r["tokens"]) == before.eod_id for r in rows
+    )
+    assert main(["takedown", str(shards), "s/in.jsonl#3", "--url", "https://b.org/1*", "--reason", "asked"]) == 0
+    gone_ids = {"s/in.jsonl#3", *(f"s/in.jsonl#{n + 1}" for n in (1, 11, 13, 15, 17, 19))}
+    after = TokenShards.open(shards)
+    assert {d["id"] for entry in after.takedowns.entries for d in entry["documents"]} == gone_ids
+    gone = np.zeros(before.tokens, bool)
+    for row in rows:
+        if row["id"] in gone_ids:
+            gone[row["start"] : row["start"] + row["tokens"]] = True
+    windows = Windows(after, 16)
+    for index, (tokens, targets) in enumerate(whole):
+        new_tokens, new_targets = windows[index]
+        start = index * 16
+        mask = np.zeros(17, bool)
+        mask[: len(gone[start : start + 17])] = gone[start : start + 17]
+        assert (new_tokens == np.where(mask, after.eod_id, tokens)).all()
+        assert (new_targets == (targets & ~mask[1:])).all()
+        assert windows.real_targets(np.array([index])) == new_targets.sum()
+    assert after.fingerprint == before.fingerprint
+    capsys.readouterr()
+    assert main(["trace", str(shards), "--window", "0", "--length", "64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "s/in.jsonl#1   s   MIT   https://a.org/0" in lines[0] and "TAKEN DOWN" in lines[1]
+
+
+def test_a_second_takedown_adds_to_the_ledger_and_unknown_ids_change_nothing(shards, capsys):
+    history.take_down(shards, ["s/in.jsonl#5"], [], "one")
+    assert [d["id"] for d in history.take_down(shards, ["s/in.jsonl#5", "s/in.jsonl#6"], [], "two")] == ["s/in.jsonl#6"]
+    ledger = (shards / LEDGER).read_bytes()
+    assert main(["takedown", str(shards), "s/in.jsonl#7", "nobody", "--reason", "x"]) == 2
+    assert "no document nobody among 30" in capsys.readouterr().err
+    assert (shards / LEDGER).read_bytes() == ledger
+    assert [entry["reason"] for entry in TokenShards.open(shards).takedowns.entries] == ["one", "two"]
+
+
+def test_a_damaged_ledger_is_refused(shards):
+    history.take_down(shards, ["s/in.jsonl#5"], [], "one")
+    text = (shards / LEDGER).read_text()
+    for damaged in (text.replace("#5", "#6"), text[:-20], "[]"):
+        (shards / LEDGER).write_text(damaged)
+        with pytest.raises(ShardError, match="damaged"):
+            TokenShards.open(shards)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=12), st.integers(0, 60), st.integers(0, 60))
+def test_counts_and_masks_agree(gaps, start, length):
+    documents, place = [], 0
+    for gap, tokens in gaps:
+        documents.append({"start": place + gap, "tokens": tokens})
+        place += gap + tokens
+    flags = np.zeros(200, bool)
+    for d in documents:
+        flags[d["start"] : d["start"] + d["tokens"]] = True
+    takedowns = Takedowns([{"documents": documents}])
+    assert (takedowns.mask(start, start + length) == flags[start : start + length]).all()
+    assert takedowns.count(np.array([start]), np.array([start + length])) == flags[start : start + length].sum()
