@@ -129,7 +129,7 @@ def _addresses(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
 def _cards(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
     for match in _DIGITS.finditer(text):
         digits = re.sub(r"\D", "", match.group())
-        if len(set(digits)) > 2 and _CARD_PREFIX.match(digits) and luhn.is_valid(digits):
+        if len(set(digits)) > 1 and _CARD_PREFIX.match(digits) and luhn.is_valid(digits):
             yield match.span()
 
 
@@ -197,7 +197,7 @@ _DATE = re.compile(rf"{_YEAR}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}
 def _phones(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
     for match in _PHONE.finditer(text):
         candidate, start = match.group(), match.start()
-        if len(candidate) > 40 or "\n" in candidate or _DATE.search(candidate):
+        if len(candidate) > 40 or "\n" in candidate or _DATE.search(candidate) or _IPV4.fullmatch(candidate):
             continue
         announced = candidate.startswith("+") or _PHONE_WORD.search(text, max(0, start - 25), start)
         if announced or (not candidate.isdigit() and any(_is_phone(candidate, region) for region in settings.phone_regions)):

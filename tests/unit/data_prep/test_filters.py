@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +34,8 @@ def reason(filter_type, text, **values):
 
 @pytest.mark.parametrize("filter_type", ["gopher_quality", "gopher_repetition", "c4", "fineweb", "spam", "toxicity"])
 def test_good_prose_stays(filter_type):
-    assert reason(filter_type, PROSE) is None
+    values = {"min_sentences": 3} if filter_type == "c4" else {}  # two lines end within a sentence
+    assert reason(filter_type, PROSE, **values) is None
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_good_prose_stays(filter_type):
         ("gopher_quality", "a b c d " * 20, "mean word length"),
         ("gopher_quality", PROSE + " #" * 40, "too many hash signs"),
         ("gopher_quality", PROSE + " ..." * 40, "too many ellipses"),
-        ("gopher_quality", "\n".join(f"- {line}" for line in PROSE.split(". ")), "mostly bullet points"),
+        ("gopher_quality", "\n".join(f"- {line}" for line in PROSE.split("\n")), "mostly bullet points"),
         ("gopher_quality", "\n".join(line + " ..." for line in PROSE.split("\n")), "many lines end in an ellipsis"),
         ("gopher_quality", PROSE + " 12345" * 60, "too few alphabetic words"),
         ("gopher_quality", "mill stone wheel water grain flour hopper sluice miller pond " * 6, "too few stop words"),
@@ -54,7 +57,7 @@ def test_good_prose_stays(filter_type):
         ("c4", PROSE + "\nfunction () { return }", "curly bracket"),
         ("c4", "One sentence here. And two.", "too few sentences"),
         ("fineweb", "\n".join(PROSE.replace(".", "").replace(";", "").split(",")), "few lines end in punctuation"),
-        ("fineweb", "\n".join(["Short line."] * 4 + [PROSE]), "mostly short lines"),
+        ("fineweb", "\n".join(["Short line."] * 12 + [PROSE]), "mostly short lines"),
         ("fineweb", "\n".join([PROSE, *["This line comes again, and it is not a short one."] * 4]), "repeated lines"),
         ("spam", "WINNER!! You have won a £1000 cash prize! Call 09061701461 now to claim. Txt STOP to end", "spam"),
         ("spam", PROSE + " best cheap hotels" * 30, "keyword stuffing"),
@@ -130,8 +133,8 @@ def test_language_filter():
 
 
 EVERYTHING = (
-    "Mail anna.b+x@mail.example.co.uk or call (541) 714-1388, +44 7700 900123; card 4111 1111 1111 1111, IBAN GB29 NWBK 6016 1331 "
-    "9268 19, from 86.121.97.248 and 2a00:1450:4001:81b::200e. SSN 054-28-6917. DNI 54362315K. CPF 390.533.447-05."
+    "Mail anna.b+x@mail.example.co.uk or call (541) 714-1388, +44 7700 900123; card 4111 1111 1111 1111, IBAN GB29 NWBK 6016 "
+    "1331 9268 19, from 86.121.97.248 and 2a00:1450:4001:81b::200e. SSN 054-28-6917. DNI 54362315K. CPF 390.533.447-05."
 )
 
 
@@ -165,7 +168,7 @@ def test_what_is_no_personal_data(text):
 def test_masking_leaves_the_rest_alone_and_is_final(text):
     chosen = personal_data.PersonalData(type="personal_data")
     found = personal_data.find(text, chosen)
-    assert all(a.end <= b.start for a, b in zip(found, found[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(found))
     masked = personal_data.mask(text, found)
     rest = [text[a:b] for a, b in zip([0, *(f.end for f in found)], [*(f.start for f in found), len(text)], strict=True)]
     pieces = masked
