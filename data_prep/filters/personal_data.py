@@ -190,8 +190,14 @@ def _national_ids(text: str, settings: PersonalData) -> Iterator[tuple[int, int]
 _PHONE_WORD = re.compile(
     r"\b(?:phone|telephone|tel|call|mobile|cell|fax|whatsapp|sms|text me|contact|reach|number is)\b", re.IGNORECASE
 )
-_YEAR = r"(?:19|20)\d\d"
+_YEAR = r"(?:1\d|20)\d\d"
 _DATE = re.compile(rf"{_YEAR}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]{_YEAR}|{_YEAR}\s?[-/]\s?{_YEAR}")
+
+
+_OTHER_NUMBER = re.compile(
+    r"(?:\b(?:isbn|issn|doi|iso|iec|rfc|jd|no|nr|date|lat|lon|coordinates)\W{0,4}[\d-]*|\d[.,])$", re.IGNORECASE
+)
+_DECIMAL = re.compile(r"-?\d+\.\d+")
 
 
 def _phones(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
@@ -199,8 +205,14 @@ def _phones(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
         candidate, start = match.group(), match.start()
         if len(candidate) > 40 or "\n" in candidate or _DATE.search(candidate) or _IPV4.fullmatch(candidate):
             continue
+        if _OTHER_NUMBER.search(text, max(0, start - 16), start) or _DECIMAL.fullmatch(candidate):
+            continue
         announced = candidate.startswith("+") or _PHONE_WORD.search(text, max(0, start - 25), start)
-        if announced or (not candidate.isdigit() and any(_is_phone(candidate, region) for region in settings.phone_regions)):
+        if announced or (
+            sum(map(str.isdigit, candidate)) >= 9
+            and not candidate.isdigit()
+            and any(_is_phone(candidate, region) for region in settings.phone_regions)
+        ):
             yield match.span()
 
 
