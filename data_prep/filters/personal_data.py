@@ -93,13 +93,17 @@ _EMAIL = re.compile(
 _IPV4 = re.compile(r"(?<![\w.])(?<!\d[,-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}|:)(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 _VERSION = re.compile(r"(?:\bv|version|release|build|firmware|section|chapter|§)[\s.:#]{0,3}$", re.IGNORECASE)
-_DIGITS = re.compile(r"(?<![\w.,+])(?<!\d[-/])\d(?:[ -]?\d){12,18}(?!\w|[-.,/]\d)")
+_DIGITS = re.compile(r"(?<![\w.,+])(?<!\d[-/])\d(?:[ -]?\d){11,18}(?!\w|[-.,/]\d)")
 _IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{4}){2,7}(?:[ -]?[A-Za-z0-9]{1,3})?(?!\w)")
 _PHONE = re.compile(r"(?<![\w.])\+?\(?\d(?:[\s()./-]{0,3}\d){6,14}(?!\w)|(?<![\w.])\d(?:[\s()./-]{0,3}\d){6,14}x\d{1,6}(?!\w)")
 _CARD_PREFIX = re.compile(
     r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|3(?:0[0-5]|[689])|6(?:011|4[4-9]|5)|35|1800|2131|62|5[06-8]|6[0-9]"
 )
 """Issuers' first digits (ISO/IEC 7812): Visa, Mastercard, American Express, Diners, Discover, JCB, UnionPay, Maestro."""
+
+
+_MAESTRO = re.compile(r"5[06-8]|6")
+"""The only cards of 12 digits."""
 
 
 def _emails(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
@@ -129,6 +133,8 @@ def _addresses(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
 def _cards(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
     for match in _DIGITS.finditer(text):
         digits = re.sub(r"\D", "", match.group())
+        if len(digits) == 12 and not _MAESTRO.match(digits):
+            continue
         if len(set(digits)) > 1 and _CARD_PREFIX.match(digits) and luhn.is_valid(digits):
             yield match.span()
 
