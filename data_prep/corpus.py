@@ -13,8 +13,8 @@ from typing import Any
 
 import xxhash
 
-from data_prep import clean, extract, report, stage, tokenise, tokenizer
-from data_prep.dedup import exact
+from data_prep import clean, extract, holdout, report, stage, tokenise, tokenizer
+from data_prep.dedup import exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.recipe import Build
 from data_prep.shards import write_manifest
@@ -34,16 +34,30 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
     out, recipe = build.output, build.recipe
     with _only_one(out):
         extracted = extract.run(build, runner, out / "1-extract")
-        _require_documents(extracted.results)
+        _require_documents(extracted)
         cleaned = clean.run(build, runner, out / "2-clean", extracted)
         _require_kept(cleaned.results, "the filters", out / "2-clean")
-        unique, found = exact.run(runner, out / "3-dedup", cleaned, recipe.seed, recipe.dedup.exact)
+        unique, sifted = _deduplicate(build, runner, cleaned)
+        _require_kept(unique.results, "deduplication", out / "3-dedup")
         _tokenizer(build, runner, unique)
-        shards = _shards(build, runner, unique, found)
+        shards = _shards(build, runner, unique)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
-        summary = _summary(build, extracted.results, [cleaned.results, unique.results], shards)
+        summary = _summary(build, extracted, [cleaned, *sifted], shards)
         report.write(out / "report.html", summary)
     return summary
+
+
+def _deduplicate(build: Build, runner: Runner, parts: Parts) -> tuple[Parts, list[Parts]]:
+    """(the unique documents, the parts after each step)."""
+    folder, section = build.output / "3-dedup", build.recipe.dedup
+    steps = []
+    if section.exact:
+        steps.append(parts := exact.run(runner, folder / "exact", parts))
+    if section.repeated_text is not None:
+        steps.append(parts := lines.run(runner, folder / "repeated_text", parts, section.repeated_text))
+    if section.near is not None:
+        steps.append(parts := minhash.run(runner, folder / "near", parts, section.near, build.recipe.seed))
+    return parts, steps
 
 
 def _require_kept(results: list[dict[str, Any]], what: str, folder: Path) -> None:
@@ -66,14 +80,15 @@ def _by_reason(results: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _require_documents(extracted: list[dict[str, Any]]) -> None:
-    if any(result["documents"] for result in extracted):
+    if any(result["documents"] for result in extracted.results):
         return
-    set_aside = [entry for result in extracted for entry in result["set_aside"]]
-    empty = sum(_by_reason(extracted).values())
+    set_aside = [entry for result in extracted.results for entry in result["set_aside"]]
+    empty = sum(_by_reason(extracted.results).values())
     first = "".join(f"\n  {entry['where']}: {entry['reason']}" for entry in set_aside[:5])
+    count = sum(result["set_aside_count"] for result in extracted.results)
     raise CorpusError(
         f"the corpus is empty: no document with text in the sources ({empty} empty, "
-        f"{sum(result['set_aside_count'] for result in extracted)} set aside). Check the sources' paths and keys.{first}"
+        f"{count} set aside). Check the sources' paths and keys.{first}"
     )
 
 
@@ -111,18 +126,16 @@ def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
 def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str]:
     for part in parts:
         for document in read_documents(part):
-            if share >= 1 or exact.holdout_key(document.id, seed + 1) < share * 2**64:
+            if share >= 1 or holdout.holdout_key(document.id, seed + 1) < share * 2**64:
                 yield document.text
 
 
-def _shards(build: Build, runner: Runner, unique: Parts, found: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+def _shards(build: Build, runner: Runner, unique: Parts) -> dict[str, dict[str, Any] | None]:
     """The manifest of each split; None for a validation split without documents."""
     out, section = build.output, build.recipe.shards
     folder = out / "tokenizer"
-    holdout = tokenise.Holdout.choose(
-        build.recipe.seed, section.validation_fraction, found["smallest_key"], found["largest_key"]
-    )
-    tasks = unique.tasks(lambda part: (part, folder, section.tokens_per_shard, holdout))
+    held_out = holdout.run(runner, out / "3-dedup" / "holdout", unique, build.recipe.seed, section.validation_fraction)
+    tasks = unique.tasks(lambda part: (part, folder, section.tokens_per_shard, held_out))
     settings = {
         "input": unique.fingerprint,
         "tokenizer": tokenizer.CorpusTokenizer(folder).fingerprint,
@@ -151,14 +164,14 @@ def _add_up(tables: Iterator[dict[str, dict[str, int]]]) -> dict[str, dict[str, 
 
 def _summary(
     build: Build,
-    extracted: list[dict[str, Any]],
-    sifted: list[list[dict[str, Any]]],
+    extracted: Parts,
+    sifted: list[Parts],
     shards: dict[str, dict[str, Any] | None],
 ) -> dict[str, Any]:
-    dropped = _by_reason([result for results in [extracted, *sifted] for result in results])
+    dropped = _by_reason([result for parts in [extracted, *sifted] for result in parts.results])
     samples: dict[str, list[dict[str, str]]] = {}
-    for results in sifted:
-        for result in results:
+    for parts in sifted:
+        for result in parts.results:
             for reason, shown in result["samples"].items():
                 samples[reason] = [*samples.get(reason, []), *shown][:SAMPLES]
     tokenizer_folder = build.output / "tokenizer"
@@ -166,11 +179,11 @@ def _summary(
     return {
         "output": str(build.output),
         "sources": [source.model_dump(mode="json") for source in build.recipe.sources],
-        "extracted": sum(sum(result["documents"].values()) for result in extracted),
+        "extracted": sum(sum(result["documents"].values()) for result in extracted.results),
         "dropped": dropped,
         "drop_samples": samples,
-        "set_aside": [entry for result in extracted for entry in result["set_aside"]],
-        "set_aside_count": sum(result["set_aside_count"] for result in extracted),
+        "set_aside": [entry for result in extracted.results for entry in result["set_aside"]],
+        "set_aside_count": sum(result["set_aside_count"] for result in extracted.results),
         "tokenizer": {
             "vocab_size": opened.vocab_size,
             "eod_token": opened.eod_token,

@@ -10,7 +10,20 @@ from typing import Any
 
 from data_prep.document import SUFFIX, Document, SetAside, write_documents
 from data_prep.recipe import Build, Source
-from data_prep.sources import gutenberg, hf_dataset, jsonl, parquet, plaintext
+from data_prep.sources import (
+    csv_table,
+    faq,
+    gutenberg,
+    hf_dataset,
+    jsonl,
+    papers,
+    parallel_text,
+    parquet,
+    plaintext,
+    question_answer,
+    warc,
+    wikipedia,
+)
 from data_prep.sources.files import Piece
 from data_prep.stage import Parts, Runner, Task
 
@@ -20,6 +33,13 @@ READERS: dict[str, ModuleType] = {
     "jsonl": jsonl,
     "parquet": parquet,
     "hf_dataset": hf_dataset,
+    "warc": warc,
+    "wikipedia": wikipedia,
+    "csv": csv_table,
+    "question_answer": question_answer,
+    "faq": faq,
+    "parallel_text": parallel_text,
+    "papers": papers,
 }
 LISTED = 1000
 """Set-aside inputs that are listed per task; all are counted."""

@@ -8,15 +8,36 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 import strict_json
+from data_prep.dedup.lines import RepeatedTextSettings
+from data_prep.dedup.minhash import MinHashSettings
 from data_prep.filters import Filter
+from data_prep.sources.csv_table import CsvSource
+from data_prep.sources.faq import FAQSource
 from data_prep.sources.gutenberg import GutenbergSource
 from data_prep.sources.hf_dataset import HFDatasetSource
 from data_prep.sources.jsonl import JsonlSource
+from data_prep.sources.papers import PapersSource
+from data_prep.sources.parallel_text import ParallelTextSource
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.plaintext import PlainTextSource
+from data_prep.sources.question_answer import QuestionAnswerSource
+from data_prep.sources.warc import WarcSource
+from data_prep.sources.wikipedia import WikipediaSource
 
 Source = Annotated[
-    PlainTextSource | GutenbergSource | JsonlSource | ParquetSource | HFDatasetSource, Field(discriminator="type")
+    PlainTextSource
+    | GutenbergSource
+    | JsonlSource
+    | ParquetSource
+    | CsvSource
+    | HFDatasetSource
+    | WarcSource
+    | WikipediaSource
+    | QuestionAnswerSource
+    | FAQSource
+    | ParallelTextSource
+    | PapersSource,
+    Field(discriminator="type"),
 ]
 
 
@@ -25,6 +46,10 @@ class DedupSection(strict_json.StrictModel):
 
     exact: bool = True
     """Keep only the first of documents whose texts are equal but for white space and Unicode composition (NFC)."""
+    repeated_text: RepeatedTextSettings | None = None
+    """Remove lines or paragraphs that stand in many documents; null: leave them."""
+    near: MinHashSettings | None = None
+    """Keep only the first of documents that are nearly the same; null: keep all. {} takes the defaults."""
 
 
 class TokenizerSection(strict_json.StrictModel):

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.dedup.exact import holdout_key
 from data_prep.document import read_records
+from data_prep.holdout import Holdout
 from data_prep.shards import ShardWriter
 from data_prep.stage import Task, partial_name
 from data_prep.tokenizer import CorpusTokenizer, EngineDiffers
@@ -44,26 +44,6 @@ HISTORY = pa.schema(
     ]
 )
 """Columns of documents-*.parquet; `start` is the document's first token in its shard, `tokens` count its end-of-document."""
-
-
-@dataclass(frozen=True)
-class Holdout:
-    """Which documents are held out for validation: those whose key is below `below`, but never the one with `never`."""
-
-    seed: int
-    below: int
-    never: int
-
-    @classmethod
-    def choose(cls, seed: int, fraction: float, smallest: int, largest: int) -> Holdout:
-        """Hold out `fraction` of the documents; one at least when there are two, and never all."""
-        below = max(int(fraction * 2**64), smallest + 1) if fraction > 0 else 0
-        return cls(seed, below, largest)
-
-    def split(self, document_id: str) -> str:
-        """ "train" or "validation"."""
-        key = holdout_key(document_id, self.seed)
-        return "validation" if key < self.below and key != self.never else "train"
 
 
 def work(task: Task, folder: Path) -> dict[str, Any]:

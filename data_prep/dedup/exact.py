@@ -18,7 +18,7 @@ from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, r
 from data_prep.dedup.numbering import Numbering, divide
 from data_prep.dedup.ragged import encode_ids, read_ids, write_ids
 from data_prep.dedup.words import batches
-from data_prep.document import Document, Drop, read_documents
+from data_prep.document import Drop, read_documents
 from data_prep.sift import sift
 from data_prep.stage import Parts, Runner, Task
 
@@ -28,39 +28,25 @@ _DOCUMENT_BITS = np.uint64(40)
 _DOCUMENT_MASK = np.uint64(2**40 - 1)
 
 
-def run(runner: Runner, folder: Path, parts: Parts, seed: int, remove: bool) -> tuple[Parts, dict[str, Any]]:
-    """(the unique documents, what was found: the number kept and the bounds of their hold-out keys).
-
-    With `remove` false every document is kept; the run is made for the hold-out keys.
-    """
-    decisive = {"input": parts.fingerprint, "exact": remove}
+def run(runner: Runner, folder: Path, parts: Parts) -> Parts:
+    """The documents that no earlier one equals."""
+    decisive = {"input": parts.fingerprint}
     hashed = runner.run(folder / "hashes", "hash", decisive, parts.tasks(lambda part: part), hash_work)
     numbering = Numbering(parts.names, [result["documents"] for result in hashed])
     numbers = numbering.write(folder / "numbering.json")
 
     runs = numbering.runs(folder / "hashes", [result["runs"] for result in hashed])
-    tasks = range_tasks(2**64, numbering.starts[-1], lambda low, high: (runs, low, high)) if remove else []
+    tasks = range_tasks(2**64, numbering.starts[-1], lambda low, high: (runs, low, high))
     found = runner.run(folder / "repeats", "repeats", decisive, tasks, find_work)
 
     repeats = [Run(folder / "repeats" / name) for result in found for name in result["runs"]]
-    tasks = parts.tasks(lambda part: (part, repeats, numbers, seed))
-    results = runner.run(folder / "documents", "filter", decisive | {"seed": seed}, tasks, filter_work)
-    bounds = [result["key_bounds"] for result in results if result["key_bounds"]]
-    return Parts.of(folder / "documents", results), {
-        "kept": sum(sum(result["kept"].values()) for result in results),
-        "smallest_key": min((low for low, _ in bounds), default=None),
-        "largest_key": max((high for _, high in bounds), default=None),
-    }
+    tasks = parts.tasks(lambda part: (part, repeats, numbers))
+    return Parts.of(folder / "documents", runner.run(folder / "documents", "filter", decisive, tasks, filter_work))
 
 
 def normalise(text: str) -> str:
     """What is compared: Unicode NFC, every run of white space as one space, none at the ends. Case and punctuation count."""
     return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def holdout_key(document_id: str, seed: int) -> int:
-    """A uniform 64-bit number from a document's id: the documents with the smallest are held out for validation."""
-    return xxhash.xxh3_64_intdigest(f"{seed}/{document_id}".encode())
 
 
 def hash_work(task: Task, folder: Path) -> dict[str, Any]:
@@ -101,20 +87,11 @@ def _first_of_last_text(group: np.ndarray) -> np.ndarray:
 
 def filter_work(task: Task, folder: Path) -> dict[str, Any]:
     """Divide a part into kept and dropped; each dropped document names the one that is kept."""
-    part, repeats, numbers, seed = task.arguments
+    part, repeats, numbers = task.arguments
     numbering = Numbering.read(numbers)
     low, high = numbering.range_of(task.name)
     dropped = _dropped(read_sorted(repeats, MEMORY_BYTES // 2, low, high), folder.parent / "hashes", numbering)
-    keys: list[int] = []
-
-    def verdicts() -> Iterator[tuple[str, Document, Drop | None]]:
-        for verdict in divide(STEP, part, low, dropped):
-            if verdict[2] is None:
-                key = holdout_key(verdict[1].id, seed)
-                keys[:] = (min(keys[0], key), max(keys[1], key)) if keys else (key, key)
-            yield verdict
-
-    return {**sift(task.name, folder, verdicts()), "key_bounds": keys}
+    return sift(task.name, folder, divide(STEP, part, low, dropped))
 
 
 def _dropped(repeats: Iterator[np.ndarray], hashes: Path, numbering: Numbering) -> Iterator[tuple[int, Drop]]:

@@ -5,10 +5,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data_prep.filters import c4, encoding, fineweb, gopher, language
+from data_prep.filters import c4, encoding, fineweb, gopher, language, personal_data, spam, toxicity
 
 Filter = Annotated[
-    encoding.EncodingRepair | language.Language | gopher.GopherQuality | gopher.GopherRepetition | c4.C4 | fineweb.FineWeb,
+    encoding.EncodingRepair
+    | language.Language
+    | gopher.GopherQuality
+    | gopher.GopherRepetition
+    | c4.C4
+    | fineweb.FineWeb
+    | spam.Spam
+    | toxicity.Toxicity
+    | personal_data.PersonalData,
     Field(discriminator="type"),
 ]
 FILTERS = {
@@ -18,4 +26,7 @@ FILTERS = {
     "gopher_repetition": gopher.apply_repetition,
     "c4": c4.apply,
     "fineweb": fineweb.apply,
+    "spam": spam.apply,
+    "toxicity": toxicity.apply,
+    "personal_data": personal_data.apply,
 }

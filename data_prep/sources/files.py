@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
@@ -195,9 +196,19 @@ def open_raw(path: str) -> BinaryIO:
     if "://" not in path:
         return open(path, "rb")
     try:
-        return fsspec.open(path, "rb").open()
+        if "::" not in path:
+            return fsspec.open(path, "rb").open()
+        first, chain = path.split("::", 1)
+        protocol, inside = first.split("://", 1)
+        return _archive_system(protocol, chain).open(inside, "rb")
     except (RuntimeError, NotImplementedError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise Unreadable(f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=4)
+def _archive_system(protocol: str, chain: str) -> fsspec.AbstractFileSystem:
+    """An archive, kept open: its members are read one after the other."""
+    return fsspec.core.url_to_fs(f"{protocol}://::{chain}")[0]
 
 
 @contextmanager

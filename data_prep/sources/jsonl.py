@@ -12,6 +12,7 @@ from data_prep.document import Document, SetAside
 from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed, read_lines
 
 SUFFIXES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
+SUFFIXES += (".zst",)  # lm_dataformat, which wrote The Pile, numbers the members of its archives: 1.zst
 
 
 class JsonlSource(SourceSettings):
@@ -21,7 +22,7 @@ class JsonlSource(SourceSettings):
     text_key: str = "text"
     """Key of the text."""
     meta_key: str | None = "meta"
-    """Key of an object whose entries become metadata; null: all other keys do."""
+    """Key of an object whose entries become metadata, beside the other keys with text or numbers; null: all other keys do."""
     id_key: str | None = None
     """Key of an id to keep in the metadata as `original_id`."""
 
@@ -59,8 +60,10 @@ def _meta(record: dict[str, Any], settings: JsonlSource) -> dict[str, Any]:
     if settings.meta_key is None:
         metadata = {key: value for key, value in record.items() if key != settings.text_key}
     else:
-        metadata = record.get(settings.meta_key)
-        metadata = dict(metadata) if isinstance(metadata, dict) else {}
+        nested = record.get(settings.meta_key)
+        simple = (str, int, float, bool)
+        metadata = {k: v for k, v in record.items() if k not in (settings.text_key, settings.id_key) and isinstance(v, simple)}
+        metadata |= nested if isinstance(nested, dict) else {}
     if settings.id_key is not None:
         metadata["original_id"] = record.get(settings.id_key)
     return metadata

@@ -77,7 +77,7 @@ def built(tmp_path_factory):
 
 def test_shards_hold_the_documents_and_nothing_else(built):
     _, out, summary = built
-    kept = list(read_records(out / "3-dedup" / "documents" / f"part-00000{KEPT}"))
+    kept = list(read_records(out / "3-dedup" / "exact" / "documents" / f"part-00000{KEPT}"))
     assert len(kept) == 3 * 40 + 1 + 3
     assert summary["dropped"] == {"extract: empty text": 3, "exact_dedup: exact duplicate": 2}
     tokenizer = CorpusTokenizer(out / "tokenizer")
@@ -105,7 +105,7 @@ def test_shards_hold_the_documents_and_nothing_else(built):
 
 
 def test_a_dropped_document_names_the_one_that_stays(built):
-    dropped = list(read_records(built[1] / "3-dedup" / "documents" / f"part-00000{DROPPED}"))
+    dropped = list(read_records(built[1] / "3-dedup" / "exact" / "documents" / f"part-00000{DROPPED}"))
     assert [(r["id"], r["reason"], r["kept_instead"]) for r in dropped] == [
         ("lines/1.jsonl#41", "exact duplicate", "lines/0.jsonl#41"),
         ("lines/2.jsonl#41", "exact duplicate", "lines/0.jsonl#41"),
@@ -146,7 +146,7 @@ def test_workers_do_not_show(large):
 
 
 @pytest.mark.parametrize(
-    "stage", ["1-extract/done/part-00001.json", "3-dedup/documents/done", "tokenizer/.stage", "shards/train"]
+    "stage", ["1-extract/done/part-00001.json", "3-dedup/exact/documents/done", "tokenizer/.stage", "shards/train"]
 )
 def test_killed_anywhere_and_run_again(large, stage):
     file, expected = large
@@ -246,7 +246,7 @@ def test_mistakes_in_a_recipe(tmp_path, capsys, changes, said):
 
 def test_peek_and_verify(built, capsys):
     _, out, _ = built
-    assert main(["peek", str(out / "3-dedup" / "documents" / f"part-00000{KEPT}"), "--count", "1"]) == 0
+    assert main(["peek", str(out / "3-dedup" / "exact" / "documents" / f"part-00000{KEPT}"), "--count", "1"]) == 0
     assert prose(0, 100)[:200] in capsys.readouterr().out
     assert main(["peek", str(out / "shards" / "train"), "--count", "2"]) == 0
     assert capsys.readouterr().out.count("first ids") == 2
