@@ -145,10 +145,38 @@ def _read(spans: list[tuple[Run, int, int]], limit: int) -> Iterator[np.ndarray]
 
 
 def _sorted_set(pairs: np.ndarray) -> np.ndarray:
-    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    pairs = _sorted(pairs)
     new = np.ones(len(pairs), bool)
-    new[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    new[1:] = (pairs[1:, 0] != pairs[:-1, 0]) | (pairs[1:, 1] != pairs[:-1, 1])
     return pairs if new.all() else pairs[new]
+
+
+def _sorted(pairs: np.ndarray) -> np.ndarray:
+    """Pairs in ascending order, sorted as single numbers, which takes a third of the time of np.lexsort."""
+    low = pairs.min(axis=0)
+    first_bits, second_bits = (int(width).bit_length() for width in (pairs.max(axis=0) - low).tolist())
+    packed = pairs[:, 0] - low[0]
+    if first_bits + second_bits <= 64:
+        if first_bits:
+            packed <<= np.uint64(second_bits)
+        packed |= pairs[:, 1] - low[1]
+        packed.sort()
+        first = packed >> np.uint64(second_bits) if first_bits else np.zeros_like(packed)
+        return np.stack((first + low[0], (packed & np.uint64((1 << second_bits) - 1)) + low[1]), axis=1)
+    # the top of the first number with the pair's place; pairs that agree in that are few, and sorted in the usual way
+    place_bits = len(pairs).bit_length()
+    packed >>= np.uint64(max(0, first_bits + place_bits - 64))
+    packed <<= np.uint64(place_bits)
+    packed |= np.arange(len(pairs), dtype=np.uint64)
+    packed.sort()
+    pairs = pairs[(packed & np.uint64((1 << place_bits) - 1)).astype(np.int64)]
+    packed >>= np.uint64(place_bits)
+    tied = np.zeros(len(pairs), bool)
+    tied[1:] = packed[1:] == packed[:-1]
+    tied[:-1] |= tied[1:]
+    ties = pairs[tied]
+    pairs[tied] = ties[np.lexsort((ties[:, 1], ties[:, 0]))]
+    return pairs
 
 
 def _slice(run: Run, start: int, stop: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.dedup import minhash, ragged, signatures, union_find, words
+from data_prep.dedup import external_sort, minhash, ragged, signatures, union_find, words
 from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, read_sorted
 from data_prep.dedup.minhash import MinHashSettings
 from data_prep.dedup.numbering import Numbering
@@ -44,6 +44,22 @@ def test_a_sorted_set_larger_than_memory(pairs, low, high):
         assert [tuple(pair) for piece in pieces for pair in piece.tolist()] == sorted(
             {pair for pair in pairs if low <= pair[0] < high}
         )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, 3), st.integers(2**64 - 9, 2**64 - 1), st.integers(0, 2**64 - 1)),
+            st.sampled_from([0, 1, 2**40, 2**64 - 1]),
+        ),
+        max_size=80,
+    )
+)
+def test_sorting_pairs_as_numbers(pairs):
+    array = np.array(pairs, np.uint64).reshape(-1, 2)
+    for some in (array, array[:, ::-1], array[:1]):
+        if len(some):
+            assert list(map(tuple, external_sort._sorted(some).tolist())) == sorted(map(tuple, some.tolist()))
 
 
 @settings(deadline=None, max_examples=60)
