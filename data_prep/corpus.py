@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 
 from data_prep import clean, extract, holdout, report, stage, survey, tokenise, tokenizer
-from data_prep.dedup import exact, lines, minhash
+from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.recipe import Build
 from data_prep.shards import write_manifest
@@ -58,6 +58,9 @@ def _deduplicate(build: Build, runner: Runner, parts: Parts) -> tuple[Parts, lis
         steps.append(parts := lines.run(runner, folder / "repeated_text", parts, section.repeated_text))
     if section.near is not None:
         steps.append(parts := minhash.run(runner, folder / "near", parts, section.near, build.recipe.seed))
+    if section.decontaminate is not None:
+        folder = folder / "decontaminated"
+        steps.append(parts := decontaminate.run(runner, folder, parts, section.decontaminate, build.base))
     return parts, steps
 
 

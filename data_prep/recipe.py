@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 import strict_json
+from data_prep.dedup.decontaminate import DecontaminationSettings
 from data_prep.dedup.lines import RepeatedTextSettings
 from data_prep.dedup.minhash import MinHashSettings
 from data_prep.filters import Filter
@@ -50,6 +51,8 @@ class DedupSection(strict_json.StrictModel):
     """Remove lines or paragraphs that stand in many documents; null: leave them."""
     near: MinHashSettings | None = None
     """Keep only the first of documents that are nearly the same; null: keep all. {} takes the defaults."""
+    decontaminate: DecontaminationSettings | None = None
+    """Cut or drop what evaluation sets hold, so that they can be trusted later; null: leave it."""
 
 
 class TokenizerSection(strict_json.StrictModel):
