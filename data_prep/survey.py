@@ -101,7 +101,7 @@ def work(task: Task, folder: Path) -> dict[str, Any]:
         best = max(scores, key=scores.__getitem__)
         counts["topic"][best if scores[best] >= 2 else "none of these"] += 1
         counts["frequent_words"].update(frequencies)
-        hashes.update(xxhash.xxh3_64_intdigest(word) for word in frequencies)
+        hashes.update(xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) for word in frequencies)
         if len(hashes) > 16 * SKETCH:
             hashes = set(sorted(hashes)[:SKETCH])
         if len(counts["frequent_words"]) > 200_000:  # rare words go: only the most frequent are shown
