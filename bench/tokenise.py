@@ -146,7 +146,7 @@ def main() -> None:
 def run(work: Path, texts: list[str], options: argparse.Namespace) -> None:
     slow = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
     slow.encode_special_tokens = True
-    fast = FastEncoder(work / "tokenizer" / "tokenizer.json")
+    fast = FastEncoder(work / "tokenizer" / "tokenizer.json", slow)
     out, times = work / "out", {}
     for round_number in range(options.rounds):
         rows = [

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_prep.document import read_records
+from data_prep.fast_tokenizer import EngineDiffers
 from data_prep.holdout import Holdout
 from data_prep.shards import ShardWriter
 from data_prep.stage import Task, partial_name
-from data_prep.tokenizer import CorpusTokenizer, EngineDiffers
+from data_prep.tokenizer import CorpusTokenizer
 
 SPLITS = ("train", "validation")
 BATCH_CHARACTERS = 4 << 20
@@ -72,7 +73,7 @@ def _tokenise(
             split: stack.enter_context(_ShardSequence(folder / split, name, tokenizer, tokens_per_shard)) for split in SPLITS
         }
         for number, records in enumerate(_batches(part)):
-            texts = [record["text"] for record in records]
+            texts = [record["text"].encode() for record in records]
             if number % CHECK_EVERY == 0:
                 tokenizer.check(texts[:CHECKED])
             ids, offsets = tokenizer.encode_batch(texts)
@@ -80,7 +81,8 @@ def _tokenise(
             start = 0
             for split, run in groupby(splits):  # neighbours of one split are added together
                 stop = start + sum(1 for _ in run)
-                outputs[split].add(records[start:stop], ids, offsets[start : stop + 1])
+                sizes = [len(text) for text in texts[start:stop]]
+                outputs[split].add(records[start:stop], sizes, ids, offsets[start : stop + 1])
                 start = stop
     return {
         "outputs": [name for output in outputs.values() for name in output.files],
@@ -126,21 +128,25 @@ class _ShardSequence:
         elif self._writer is not None:
             self._writer.__exit__(kind, error, trace)
 
-    def add(self, records: list[dict[str, Any]], ids: np.ndarray, offsets: np.ndarray) -> None:
-        """Append documents: number i is ids[offsets[i]:offsets[i + 1]]. A shard is closed by the document that fills it."""
+    def add(self, records: list[dict[str, Any]], sizes: list[int], ids: np.ndarray, offsets: np.ndarray) -> None:
+        """Append documents: number i is ids[offsets[i]:offsets[i + 1]], from sizes[i] bytes of text.
+
+        A shard is closed by the document that fills it.
+        """
         while records:
             writer = self._writer or self._open()
             filled = writer.tokens + offsets[1:] - offsets[0] + np.arange(1, len(records) + 1)
             count = min(len(records), int(np.searchsorted(filled, self.tokens_per_shard)) + 1)
-            self._append(writer, records[:count], ids, offsets[: count + 1])
-            records, offsets = records[count:], offsets[count:]
+            self._append(writer, records[:count], sizes[:count], ids, offsets[: count + 1])
+            records, sizes, offsets = records[count:], sizes[count:], offsets[count:]
             if writer.tokens >= self.tokens_per_shard:
                 self._close()
 
-    def _append(self, writer: ShardWriter, records: list[dict[str, Any]], ids: np.ndarray, offsets: np.ndarray) -> None:
+    def _append(
+        self, writer: ShardWriter, records: list[dict[str, Any]], sizes: list[int], ids: np.ndarray, offsets: np.ndarray
+    ) -> None:
         tokens = np.diff(offsets) + 1
         starts = writer.tokens + np.cumsum(tokens) - tokens
-        sizes = [len(r["text"]) if r["text"].isascii() else len(r["text"].encode()) for r in records]
         writer.add_many(ids, offsets, sum(sizes))
         self._history.append(_history(records, starts, tokens, sizes))
         for record, count, size in zip(records, tokens.tolist(), sizes, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data_prep.fast_tokenizer import first_difference, open_fast
+from data_prep.fast_tokenizer import EngineDiffers, first_difference, open_fast
 from data_prep.shards import tokenizer_fingerprint
 
 DEFAULT_EOD = "<|endoftext|>"
@@ -21,10 +21,6 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be trained, loaded or used; the message says why and what to do."""
-
-
-class EngineDiffers(Exception):
-    """The fast engine is not the tokenizer's equal; the work is to be done again with the other."""
 
 
 class CorpusTokenizer:
@@ -37,6 +33,8 @@ class CorpusTokenizer:
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        if getattr(self._tokenizer.model, "dropout", None):
+            self._tokenizer.model.dropout = None  # BPE-dropout (Provilkov et al. 2020) is random: no two builds would be equal
         self._fast, self.slow_because = open_fast(folder / "tokenizer.json", self._tokenizer) if fast else (None, "as asked")
         """`slow_because`: why Hugging Face's tokenizers do the work, when they do."""
         self.eod_token: str = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
@@ -47,23 +45,29 @@ class CorpusTokenizer:
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Token ids (uint32) of each text, without special tokens."""
-        ids, offsets = self.encode_batch(texts)
+        ids, offsets = self.encode_batch([text.encode() for text in texts])
         return np.split(ids, offsets[1:-1]) if texts else []
 
-    def encode_batch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids uint32 [tokens], offsets int64 [texts + 1]): text i is ids[offsets[i]:offsets[i + 1]]; no special tokens."""
+    def encode_batch(self, texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids uint32 [tokens], offsets int64 [texts + 1]): text i, in UTF-8, is ids[offsets[i]:offsets[i + 1]].
+
+        No special tokens. Raises EngineDiffers when the fast engine fails.
+        """
         if self._fast is not None:
             return self._fast.encode(texts)
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum([len(encoding) for encoding in encodings], out=offsets[1:])
         ids = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         return np.concatenate([np.empty(0, np.uint32), *ids]), offsets
 
-    def check(self, texts: list[str]) -> None:
+    def check(self, texts: list[bytes]) -> None:
         """Compare the fast engine with Hugging Face's on these texts. Raises EngineDiffers."""
-        if self._fast is not None and (text := first_difference(self._fast, self._tokenizer, texts)) is not None:
-            raise EngineDiffers(f"gigatoken and tokenizers give other ids for {text[:200]!r}")
+        if self._fast is None:
+            return
+        difference = first_difference(self._fast, self._tokenizer, [text.decode() for text in texts])
+        if difference:
+            raise EngineDiffers(difference)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens included."""

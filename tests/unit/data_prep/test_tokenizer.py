@@ -32,10 +32,14 @@ def test_training_is_repeatable(folder, tmp_path):
     assert opened.vocab_size <= 400 and (opened.eod_token, opened.eod_id) == ("<|endoftext|>", 0)
 
 
+@pytest.fixture(scope="module")
+def opened(folder):
+    return CorpusTokenizer(folder)
+
+
 @settings(max_examples=200)
 @given(text=st.text())
-def test_any_text_comes_back(folder, text):
-    opened = CorpusTokenizer(folder)
+def test_any_text_comes_back(opened, text):
     (ids,) = opened.encode([text])
     assert opened.decode(ids) == text
     assert opened.eod_id not in ids
@@ -93,3 +97,46 @@ def test_the_fingerprint_is_that_of_the_ids(folder, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(other))
     assert tokenizer_fingerprint(tmp_path / "same.json") == tokenizer_fingerprint(folder / "tokenizer.json")
     assert tokenizer_fingerprint(tmp_path / "other.json") != tokenizer_fingerprint(folder / "tokenizer.json")
+
+
+MARKS = "".join(map(chr, [0x301, 0x323, 0x1DC4, 0x1AB0, 0x8D4, 0x16FF0, 0x11F41, 0x1E4EC, 0x10D69, 0xE0100]))
+"""Combining marks of several Unicode versions, up to 16."""
+COMPOSED = "".join(map(chr, [0xE9, 0x1E69, 0xAC01, 0x11938, 0x105C9, 0x16121, 0x113C5, 0x2F800, 0x1E030]))
+
+
+@settings(max_examples=300)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(MARKS + COMPOSED + "a \n'1")), max_size=6)
+)
+@pytest.mark.parametrize("normalizer", [None, "NFC", "NFKC", "NFD"])
+def test_ids_are_those_of_hugging_face_whatever_the_unicode_version(normalised, normalizer, texts):
+    opened, theirs = normalised[normalizer]
+    ids, offsets = opened.encode_batch([text.encode() for text in texts])
+    for index, text in enumerate(texts):
+        assert ids[offsets[index] : offsets[index + 1]].tolist() == theirs.encode(text, add_special_tokens=False).ids
+
+
+@pytest.fixture(scope="module")
+def normalised(folder, tmp_path_factory):
+    """{normal form: (ours, Hugging Face's)} of a tokenizer that normalises its input."""
+    found = {}
+    for name in (None, "NFC", "NFKC", "NFD"):
+        definition = json.loads((folder / "tokenizer.json").read_text())
+        definition["normalizer"] = name and {"type": name}
+        place = tmp_path_factory.mktemp(f"normalised-{name}")
+        (place / "tokenizer.json").write_text(json.dumps(definition))
+        (place / "tokenizer_config.json").write_bytes((folder / "tokenizer_config.json").read_bytes())
+        theirs = Tokenizer.from_file(str(place / "tokenizer.json"))
+        theirs.encode_special_tokens = True
+        found[name] = CorpusTokenizer(place), theirs
+        assert found[name][0].slow_because == "" or name in ("NFKC", "NFD")
+    return found
+
+
+def test_dropout_of_a_tokenizer_is_left_out(folder, tmp_path):
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    definition["model"]["dropout"] = 0.5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    (tmp_path / "tokenizer_config.json").write_bytes((folder / "tokenizer_config.json").read_bytes())
+    random, plain = CorpusTokenizer(tmp_path), CorpusTokenizer(folder)
+    assert [ids.tolist() for ids in random.encode(TEXTS)] == [ids.tolist() for ids in plain.encode(TEXTS)]
