@@ -7,12 +7,13 @@ once. `documents-*.parquet` lists the documents of a shard in order: any token's
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -27,9 +28,10 @@ from data_prep.shards import ShardWriter
 from data_prep.stage import Task, partial_name
 from data_prep.tokenizer import CorpusTokenizer
 
+T = TypeVar("T")
 SPLITS = ("train", "validation")
-BATCH_CHARACTERS = 4 << 20
-"""Documents are encoded together up to this many characters of text."""
+BATCH_BYTES = 4 << 20
+"""Documents are encoded together up to this many bytes of text."""
 CHECK_EVERY, CHECKED = 64, 8
 """The first documents of every so many batches are encoded by Hugging Face's tokenizers too, and compared."""
 HISTORY = pa.schema(
@@ -72,8 +74,7 @@ def _tokenise(
         outputs = {
             split: stack.enter_context(_ShardSequence(folder / split, name, tokenizer, tokens_per_shard)) for split in SPLITS
         }
-        for number, records in enumerate(_batches(part)):
-            texts = [record["text"].encode() for record in records]
+        for number, (records, texts) in enumerate(_ahead(_batches(part))):
             if number % CHECK_EVERY == 0:
                 tokenizer.check(texts[:CHECKED])
             ids, offsets = tokenizer.encode_batch(texts)
@@ -92,17 +93,31 @@ def _tokenise(
     }
 
 
-def _batches(part: Path) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
+def _batches(part: Path) -> Iterator[tuple[list[dict[str, Any]], list[bytes]]]:
+    """(records, their texts in UTF-8)."""
+    records: list[dict[str, Any]] = []
+    texts: list[bytes] = []
     size = 0
     for record in read_records(part):
-        batch.append(record)
-        size += len(record["text"])
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        text = record.pop("text").encode()
+        records.append(record)
+        texts.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield records, texts
+            records, texts, size = [], [], 0
+    if records:
+        yield records, texts
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; each is made in a thread while the one before is used. Decompression and encoding release the GIL."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Any] = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
 
 
 @dataclass

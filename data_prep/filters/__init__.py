@@ -5,10 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data_prep.filters import c4, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
+from data_prep.filters import c4, content, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
 
 Filter = Annotated[
     encoding.EncodingRepair
+    | content.Content
     | language.Language
     | gopher.GopherQuality
     | gopher.GopherRepetition
@@ -23,6 +24,7 @@ Filter = Annotated[
 ]
 FILTERS = {
     "encoding_repair": encoding.apply,
+    "content": content.apply,
     "language": language.apply,
     "gopher_quality": gopher.apply_quality,
     "gopher_repetition": gopher.apply_repetition,
