@@ -13,16 +13,24 @@ import json
 import math
 import re
 import sys
+import sysconfig
+import tempfile
 import zipfile
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import xxhash
 
-from data_prep.filters import language, personal_data
+from data_prep import extract
+from data_prep.document import Document, Drop, read_documents
+from data_prep.filters import content, language, personal_data
 from data_prep.filters.linear_text import LinearText
+from data_prep.recipe import Build, Recipe
+from data_prep.stage import Runner
 from tools import train_classifiers
 
 ENTITIES = {
@@ -119,6 +127,46 @@ def measure_language(folder: Path) -> list[str]:
     return lines
 
 
+def extracted(folder: Path, out: Path) -> list[Document]:
+    """Documents of the folder's texts, as a build reads them."""
+    kinds = {
+        "speeches": "plaintext",
+        "papers": "papers",
+        "gutenberg": "gutenberg",
+        "wikipedia": "wikipedia",
+        "webtext": "jsonl",
+    }
+    sources = [{"type": kind, "name": name, "paths": [str(folder / name)]} for name, kind in kinds.items()]
+    raw = {"output": str(out), "sources": sources, "tokenizer": {"vocab_size": 300}}
+    with Runner(1) as runner:
+        parts = extract.run(Build(recipe=Recipe.model_validate(raw), base=folder), runner, out)
+    return [document for part in parts.files for document in read_documents(part)]
+
+
+def measure_content(folder: Path) -> list[str]:
+    """Program files of the Python installation against the folder's texts; the kind is that of the file's name or folder."""
+    place = Path(sysconfig.get_paths()["purelib"])
+    rules = content.Content(type="content")
+    found = {}
+    for suffix in ("py", "h", "js", "css", "cu", "cpp"):
+        files = sorted(place.rglob(f"*.{suffix}"), key=lambda file: xxhash.xxh3_64_intdigest(bytes(file.relative_to(place))))[
+            :200
+        ]
+        found[f".{suffix} files"] = (True, [file.read_text(encoding="utf-8", errors="replace") for file in files])
+    with tempfile.TemporaryDirectory() as out:
+        texts = extracted(folder, Path(out))
+    for name, source in groupby(sorted(texts, key=lambda document: document.source), key=lambda document: document.source):
+        pieces = [d.text[start : start + 5000] for d in source for start in range(0, len(d.text), 5000)]
+        found[name] = (False, pieces[:1000])
+    lines = []
+    for name, (is_code, texts) in found.items():
+        texts = [text for text in texts if len(text) >= 200]
+        verdicts = [content.apply(Document("", text, ""), rules) for text in texts]
+        right = sum(isinstance(verdict, Drop) == is_code for verdict in verdicts)
+        lines.append(f"content, {name}: {'found' if is_code else 'kept'} {wilson(right, len(texts))}")
+    return lines
+
+
 ISO = (
     "eng:en spa:es fra:fr deu:de ita:it por:pt nld:nl swe:sv dan:da nob:no fin:fi pol:pl ces:cs slk:sk hun:hu "
     "ron:ro bul:bg rus:ru ukr:uk ell:el tur:tr heb:he arb:ar pes:fa hin:hi ben:bn tam:ta tel:te kan:kn mal:ml "
@@ -153,6 +201,7 @@ def main() -> None:
     for file in sorted((options.folder / "toxicity").glob("*.csv")):
         print(*measure_classifier("toxicity", file, 0.5, options.trained), sep="\n")
     print(*measure_language(options.folder), sep="\n")
+    print(*measure_content(options.folder), sep="\n")
 
 
 if __name__ == "__main__":

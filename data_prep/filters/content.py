@@ -26,12 +26,12 @@ _KEYWORD = re.compile(
     r"|(?:SELECT|INSERT INTO|UPDATE|CREATE TABLE|ALTER TABLE|DELETE FROM)\b|\$\w+\s*=|end$|fi$|done$|esac$|then$|do$|echo\b"
     r"|(?:int|void|char|float|double|bool|long|unsigned|size_t|string|auto)\s+[\w*&:]+\s*[=;(\[,])"
 )
-_ASSIGNMENT = re.compile(r"[\w.\[\]\"'>)-]+\s*(?:[-+*/|&^:%]|<<|>>|\?\?)?=\s*[^=\s].*[^.!?]$|[\w.]+\s*:\s*[\w.\[\]]+\s*=\s")
-_CALL = re.compile(r"[\w.$:>-]*\w\(.*\)\s*(?:[;,{:)\]]+|\.\w+.*|->.*)?$|.*\)\s*(?:=>|->)\s*.*\{$")
+_ASSIGNMENT = re.compile(r"[\w.\[\]\"'>)(, *-]+?(?:[-+*/|&^:%]|<<|>>|\?\?)?=\s*[^=\s]")
+_CALL = re.compile(r"\w\(")
 _COMMENT = re.compile(r"(?://|/\*|\*/|\* |#!|--\s|<!--|\"\"\"|''')")
-_ENDING = re.compile(r".*(?:[;{}]|\\|\(|\[|=>|&&|\|\||[\"'\])\w],)$")
+_ENDINGS = (";", "{", "}", "\\", "(", "[", "=>", "&&", "||", '",', "',", "],", "),", "},")
 _MARKUP = re.compile(r"</?[a-zA-Z][\w:-]*(?:\s[^<>]*)?/?>|<!DOCTYPE", re.IGNORECASE)
-_RULESET = re.compile(r"[.#@]?[\w-]+(?:[\s>+~,:.#*\[\]=\"()-]+[\w-]*)*\s*\{$|[\w-]+\s*:\s*[^;{}]+;$")
+_DECLARATION = re.compile(r"[\w-]+\s*:\s*[^;{}]+;$")
 _KEY_VALUE = re.compile(r"[\"'][^\"']*[\"']\s*:\s*(?:[\"'\[{\d-]|true|false|null)")
 _ENCODED = re.compile(r"[A-Za-z0-9+/_=-]{60,}|(?:[0-9a-fA-F]{2}[\s:,]+){16,}|(?:0x[0-9a-fA-F]+[\s,]+){8,}")
 _PLAIN_END = (".", "?", "!", "”", "。", "！", "？", "…", "।", "؟")
@@ -43,7 +43,7 @@ class Content(FilterSettings):
     type: Literal["content"]
     code: Literal["keep", "drop"] = "drop"
     """What becomes of documents that are mostly program code, markup or data."""
-    max_code_lines: float = Field(default=0.5, gt=0, le=1)
+    max_code_lines: float = Field(default=0.3, gt=0, le=1)
     """Documents with a larger share of lines (by characters) that read as code are code."""
     non_text: Literal["keep", "drop"] = "drop"
     """What becomes of documents that are no text: numbers, encoded data, binary remains."""
@@ -144,6 +144,8 @@ def _reads_as_code(row: str) -> bool:
     symbols = sum(row.count(mark) for mark in "{}[]()<>=;_|&$@\\/+*#`:")
     if words >= 12 and symbols < words / 4:
         return False  # a long line of words that happens to end in a semicolon or comma
-    if _ASSIGNMENT.match(row) or _RULESET.match(row) or _CALL.match(row):
+    if row.endswith(_PLAIN_END) and row.count(" ") >= 3:
+        return False
+    if _ASSIGNMENT.match(row) or _DECLARATION.match(row) or (_CALL.search(row) and row.endswith((")", ":", *_ENDINGS))):
         return symbols >= 2
-    return bool(_ENDING.match(row)) and symbols * 6 >= len(row) ** 0.5 * 4
+    return row.endswith(_ENDINGS) and symbols * 1.5 >= len(row) ** 0.5

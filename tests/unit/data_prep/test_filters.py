@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep.clean import judge
 from data_prep.document import Document, Drop
-from data_prep.filters import FILTERS, c4, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
+from data_prep.filters import FILTERS, c4, content, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
 from data_prep.filters.text import duplicate_ngram_characters, repeated, top_ngram_characters
 
 PROSE = """The miller rises before the sun and opens the sluice, so that the water may turn the great wheel.
@@ -206,3 +206,63 @@ def test_filters_run_in_order_and_only_where_asked():
     assert (step, drop) == ("", None) and not judged.text.endswith("menu")
     step, _, drop = judge(Document("w/1", PROSE, "web"), steps)
     assert (step, drop.reason) == ("language", "other language")
+
+
+CODE = {
+    "python": """import os\nfrom pathlib import Path\n\n\nclass Mill:\n    \"\"\"A mill.\"\"\"\n
+    def __init__(self, stones):
+        self.stones = stones\n\n    def grind(self, grain, *, fine=False):\n        for stone in self.stones:
+            grain = stone.turn(grain)\n        return [g for g in grain if g.size < 3]\n""",
+    "c": """#include <stdio.h>\n\nint main(int argc, char **argv) {\n    int i;\n    for (i = 0; i < argc; i++) {
+        printf("%s\\n", argv[i]);\n    }\n    return 0;\n}\n""",
+    "html": "<!DOCTYPE html>\n<html>\n<body>\n<p>Hello</p>\n<div class='a'>\n</div>\n</body>\n</html>",
+    "css": "body {\n  color: red;\n  margin: 0 auto;\n}\n.a > .b:hover {\n  display: none;\n}\n",
+    "json": '{\n  "name": "mill",\n  "stones": [\n    1,\n    2\n  ],\n  "open": true\n}\n',
+    "shell": '#!/bin/sh\nset -e\nfor f in *.txt; do\n  echo "$f"\n  cp "$f" /tmp/\ndone\nif [ -z "$X" ]; then\n  exit 1\nfi\n',
+    "sql": "SELECT name, age FROM millers\nWHERE age > 30;\nINSERT INTO mills VALUES (1, 'a');\n",
+    "rust": 'use std::fs;\n\nfn main() {\n    let x = fs::read("a").unwrap();\n    println!("{}", x.len());\n}\n',
+}
+NOT_CODE = [
+    PROSE,
+    "Ingredients:\n- 2 cups of flour\n- 1 egg\n- salt (a pinch)\n\nMix them; let the dough rest. Bake it for an hour.",
+    "O mill, thy wheel;\nthy water runs,\nand all the corn,\nthat farmers bring,\nis ground to flour;\nso sings the stone.",
+    "Der Müller steht vor Sonnenaufgang auf (so war es immer). Er öffnet das Wehr; das Wasser treibt das Rad.",
+    "Q: What is f(x)?\nA: It is a function, written f(x) = x + 1; its value at 2 is 3.",
+    "磨坊主在日出之前起床,打开水闸,让水推动巨大的轮子。农民带来的谷物被倒入石头上方的料斗。",
+]
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code_is_told_from_text(name):
+    verdict = FILTERS["content"](document(CODE[name]), content.Content(type="content"))
+    assert isinstance(verdict, Drop) and verdict.reason == "code", content.code_share(CODE[name])
+    kept = FILTERS["content"](document(CODE[name]), content.Content(type="content", code="keep"))
+    assert kept.metadata["content"] == "code" and kept.text == CODE[name]
+
+
+@pytest.mark.parametrize("text", NOT_CODE)
+def test_text_is_not_taken_for_code(text):
+    assert FILTERS["content"](document(text), content.Content(type="content")) == document(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"{n} {n * 7 % 100}.5 {n * n}" for n in range(50)),
+        "data: " + "iVBORw0KGgoAAAANSUhEUgAAAAUAAAAFCAYAAACNbyblAAAAHElEQVQI12P4" * 20,
+        "caf\ufffd \x00\x01\x02 \x03\x04 PK\x07 abc def",
+        "4f 6e 20 74 68 65 20 72 6f 61 64 0a 00 1f 3c 22 9a bc\n" * 9,
+    ],
+)
+def test_non_text_is_told_from_text(text):
+    verdict = FILTERS["content"](document(text), content.Content(type="content"))
+    assert isinstance(verdict, Drop) and verdict.reason == "non-text"
+    assert FILTERS["content"](document(text), content.Content(type="content", non_text="keep")).metadata == {
+        "content": "non-text"
+    }
+
+
+@settings(max_examples=100, deadline=2000)
+@given(piece=st.text(st.sampled_from("ab1 =(){};:,.*-_\"'[]<>\t"), max_size=30), times=st.integers(1, 2000))
+def test_content_is_judged_in_linear_time(piece, times):
+    FILTERS["content"](document(piece * times), content.Content(type="content"))
