@@ -8,7 +8,7 @@ from pydantic import Field
 
 from data_prep.document import Document, Drop
 from data_prep.filters.settings import FilterSettings
-from data_prep.filters.text import duplicate_ngram_characters, lines, repeated, top_ngram_characters, words
+from data_prep.filters.text import RepeatedNGrams, lines, repeated, word_counts, words
 
 STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
 TOP_NGRAMS = {2: 0.20, 3: 0.18, 4: 0.16}
@@ -71,10 +71,10 @@ def apply_quality(document: Document, settings: GopherQuality) -> Document | Dro
     trailing = sum(row.endswith(("...", "…")) for row in rows)
     if trailing > settings.max_ellipsis_lines * len(rows):
         return Drop("many lines end in an ellipsis", f"{trailing} of {len(rows)}")
-    alphabetic = sum(any(map(str.isalpha, token)) for token in tokens)
+    alphabetic = sum(count for token, count in word_counts(text).items() if any(map(str.isalpha, token)))
     if alphabetic < settings.min_alphabetic_words * total:
         return Drop("too few alphabetic words", f"{alphabetic} of {total}")
-    found = len(set(settings.stop_words).intersection(map(str.lower, real)))
+    found = len(set(settings.stop_words).intersection(map(str.lower, word_counts(text))))
     if found < settings.min_stop_words:
         return Drop("too few stop words", f"{found} different ones, at least {settings.min_stop_words}")
     return document
@@ -92,13 +92,13 @@ def apply_repetition(document: Document, settings: GopherRepetition) -> Document
         number, length = repeated(items)
         if number > share * max(1, len(items)) or length > characters * size:
             return Drop(f"repeated {kind}", f"{number} of {len(items)}, {length / size:.1%} of characters")
-    tokens = words(text)
+    ngrams = RepeatedNGrams(words(text), max(DUPLICATE_NGRAMS))
     for n, limit in TOP_NGRAMS.items():
-        if (covered := top_ngram_characters(tokens, n)) > limit * size:
+        if (covered := ngrams.top_characters(n)) > limit * size:
             return Drop(f"one {n}-gram again and again", f"{covered / size:.1%} of characters, at most {limit:.0%}")
     # a document without repeated 5-grams has no longer ones either
     for n, limit in DUPLICATE_NGRAMS.items():
-        covered = duplicate_ngram_characters(tokens, n)
+        covered = ngrams.duplicate_characters(n)
         if covered > limit * size:
             return Drop(f"repeated {n}-grams", f"{covered / size:.1%} of characters, at most {limit:.0%}")
         if not covered:

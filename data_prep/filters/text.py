@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from functools import lru_cache
 
+import numpy as np
+
 _WORD = re.compile(r"\w+(?:['’\-.]\w+)*|[^\w\s]+")
 SENTENCE_END = re.compile(r"[.!?。！？؟।]+[\"'”’)\]]*(?:\s|$)")
 
@@ -29,23 +31,53 @@ def repeated(items: list[str]) -> tuple[int, int]:
     return len(items) - len(counts), sum((count - 1) * len(item) for item, count in counts.items() if count > 1)
 
 
-def top_ngram_characters(items: list[str], n: int) -> int:
-    """Characters covered by the most frequent n-gram that occurs more than once; the longest one of equals."""
-    grams = Counter(zip(*(items[i:] for i in range(n)), strict=False))
-    if not grams:
-        return 0
-    most = max(grams.values())
-    return 0 if most < 2 else most * max(sum(map(len, gram)) for gram, count in grams.items() if count == most)
+@lru_cache(maxsize=4)
+def word_counts(text: str) -> Counter[str]:
+    """How often each of the text's words occurs. Not for changing."""
+    return Counter(words(text))
 
 
-def duplicate_ngram_characters(items: list[str], n: int) -> int:
-    """Characters of the words within n-grams that occurred before, none counted twice."""
-    seen: set[tuple[str, ...]] = set()
-    covered = total = 0  # words before `covered` are counted already
-    for start, gram in enumerate(zip(*(items[i:] for i in range(n)), strict=False)):
-        if gram in seen:
-            total += sum(map(len, items[max(start, covered) : start + n]))
+class RepeatedNGrams:
+    """The n-grams of a list of words that occur more than once, up to a longest n.
+
+    An n-gram can only be repeated where the one without its last word is: every n looks at few places.
+    """
+
+    def __init__(self, items: list[str], longest: int):
+        numbers: dict[str, int] = {}
+        ids = np.fromiter((numbers.setdefault(item, len(numbers)) for item in items), np.int64, len(items))
+        ends = np.cumsum(np.fromiter(map(len, items), np.int64, len(items)))
+        self._bounds = np.concatenate([[0], ends])
+        """Characters before word i."""
+        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """n -> (starts of the repeated n-grams, in order; which n-gram each is)."""
+        starts, keys = np.arange(len(ids)), np.zeros(len(ids), np.int64)
+        for n in range(1, longest + 1):
+            starts, keys = starts[starts <= len(ids) - n], keys[starts <= len(ids) - n]
+            _, keys, counts = np.unique(keys * len(numbers) + ids[starts + n - 1], return_inverse=True, return_counts=True)
+            again = counts[keys] > 1
+            starts, keys = starts[again], keys[again]
+            self._found[n] = starts, keys
+
+    def _characters(self, starts: np.ndarray, n: int) -> np.ndarray:
+        return self._bounds[starts + n] - self._bounds[starts]
+
+    def top_characters(self, n: int) -> int:
+        """Characters covered by the most frequent n-gram that occurs more than once; the longest one of equals."""
+        starts, keys = self._found[n]
+        if not len(starts):
+            return 0
+        counts = np.bincount(keys)
+        most = int(counts.max())
+        return most * int(self._characters(starts[counts[keys] == most], n).max())
+
+    def duplicate_characters(self, n: int) -> int:
+        """Characters of the words within n-grams that occurred before, none counted twice."""
+        starts, keys = self._found[n]
+        _, first = np.unique(keys, return_index=True)
+        later = np.delete(starts, first).tolist()
+        covered = total = 0  # words before `covered` are counted already
+        for start in later:
+            total += int(self._bounds[start + n] - self._bounds[max(start, covered)])
             covered = start + n
-        else:
-            seen.add(gram)
-    return total
+        return total

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_prep.clean import judge
 from data_prep.document import Document, Drop
 from data_prep.filters import FILTERS, c4, content, encoding, fineweb, gopher, language, personal_data, policy, spam, toxicity
-from data_prep.filters.text import duplicate_ngram_characters, repeated, top_ngram_characters
+from data_prep.filters.text import RepeatedNGrams, repeated
 
 PROSE = """The miller rises before the sun and opens the sluice, so that the water may turn the great wheel.
 Grain that farmers have brought during the week is poured into the hopper above the stones. The upper stone turns, the
@@ -90,11 +90,12 @@ def brute_force(tokens, n):
 @settings(max_examples=200)
 @given(st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=30), st.integers(1, 5))
 def test_ngrams_against_brute_force(tokens, n):
-    assert duplicate_ngram_characters(tokens, n) == brute_force(tokens, n)
+    ngrams = RepeatedNGrams(tokens, 5)
+    assert ngrams.duplicate_characters(n) == brute_force(tokens, n)
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     most = max(map(grams.count, grams), default=0)
     longest = max((sum(map(len, g)) for g in grams if grams.count(g) == most), default=0)
-    assert top_ngram_characters(tokens, n) == (most * longest if most > 1 else 0)
+    assert ngrams.top_characters(n) == (most * longest if most > 1 else 0)
     assert repeated(tokens) == (
         len(tokens) - len(set(tokens)),
         sum(len(t) for i, t in enumerate(tokens) if t in tokens[:i]),
