@@ -1,4 +1,4 @@
-"""Corpus building: python -m data_prep run | peek | trace | takedown | verify | schema."""
+"""Corpus building: python -m data_prep run | peek | pack | trace | takedown | verify | schema."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every byte of a folder of shards")
     verify.add_argument("shards", type=Path)
     verify.set_defaults(run_command=_verify)
+
+    pack = commands.add_parser("pack", help="what each way of packing documents into context windows would cost")
+    pack.add_argument("shards", type=Path)
+    pack.add_argument("--length", type=int, nargs="+", default=[1024, 2048, 4096], help="tokens in a window")
+    pack.set_defaults(run_command=_pack)
 
     trace = commands.add_parser("trace", help="list the documents of a context window, with source, licence and URL")
     trace.add_argument("shards", type=Path)
@@ -159,6 +164,28 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from data_prep import packing
+    from data_prep.shards import TokenShards
+
+    shards = TokenShards.open(options.shards)
+    lengths = np.diff(shards.document_starts().astype(np.int64), append=shards.tokens)
+    print(f"{len(lengths):,} documents, {shards.tokens:,} tokens")
+    print(f"{'window':>8} {'way':<12}{'windows':>12}{'padding':>10}{'documents cut':>15}{'longer than a window':>22}")
+    for window in options.length:
+        for method in packing.METHODS:
+            plans = list(packing.plan(lengths, window, method))
+            windows, padding, cut, split = (
+                sum(values)
+                for values in zip(*((len(p), p.padding, p.documents_cut, p.documents_split) for p in plans), strict=True)
+            )
+            share = padding / (windows * window)
+            print(f"{window:8,} {method:<12}{windows:12,}{share:10.2%}{cut:15,}{split:22,}")
     return 0
 
 

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ import xxhash
 from tqdm import tqdm
 
 STAGE_FILE = "stage.json"
+MAX_KILLED = 3
+"""Killed workers that a stage makes good; a task that kills its worker each time is given up after so many."""
 
 
 class StageError(ValueError):
@@ -65,8 +68,8 @@ class Runner:
     def run(self, folder: Path, title: str, settings: dict[str, Any], tasks: list[Task], work: Work) -> list[dict[str, Any]]:
         """Bring a stage to its end and return each task's result, in the order of `tasks`.
 
-        `settings` is all that decides the outputs. Raises StageError when the folder was made with others, and when a worker is
-        killed.
+        `settings` is all that decides the outputs. Raises StageError when the folder was made with others, and when workers are
+        killed again and again.
         """
         _claim(folder, title, settings, self._rebuild)
         results: dict[str, dict[str, Any]] = {}
@@ -89,19 +92,29 @@ class Runner:
             for job in jobs:
                 yield job[1].name, function(job)
             return
-        pool = self._ranks or self._processes()
-        futures: dict[Future, str] = {pool.submit(function, job): job[1].name for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise StageError(
-                f"{title}: a worker process was killed (out of memory?). What is done is kept: run again, with a smaller "
-                f"--workers if memory is short."
-            ) from None
-        finally:
-            for future in futures:
-                future.cancel()
+        left = {job[1].name: job for job in jobs}
+        killed = 0
+        while left:
+            pool = self._ranks or self._processes()
+            futures: dict[Future, str] = {pool.submit(function, job): name for name, job in left.items()}
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    del left[futures[future]]
+                    yield futures[future], result
+            except BrokenProcessPool:
+                # one worker killed takes its pool along: what it had not finished is done again by a new one
+                self._pool, killed = None, killed + 1
+                if killed > MAX_KILLED:
+                    raise StageError(
+                        f"{title}: worker processes were killed {killed} times (out of memory?), {len(left)} of {len(jobs)} "
+                        f"tasks are left, the next are {', '.join(list(left)[: self.workers])}. What is done is kept: run "
+                        f"again, with fewer --workers or a smaller task_megabytes if memory is short."
+                    ) from None
+                tqdm.write(f"moenda: {title}: a worker process was killed; its task is done again.", file=sys.stderr)
+            finally:
+                for future in futures:
+                    future.cancel()
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:

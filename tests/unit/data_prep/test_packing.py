@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import packing
+from data_prep.__main__ import main
+from data_prep.shards import ShardWriter, write_manifest
 
 LENGTHS = st.lists(st.integers(1, 60) | st.sampled_from([1, 7, 16]), max_size=120).map(
     lambda values: np.array(values, np.int64)
@@ -102,3 +104,18 @@ def test_blocks_count_from_the_first_token(monkeypatch):
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_pack_command_states_what_each_way_costs(tmp_path, capsys):
+    with ShardWriter(tmp_path / "shard-00000-000.tokens", 300, 0, "00" * 16) as writer:
+        for size in (6, 2, 2, 13):
+            writer.add(np.arange(1, size + 1), size)
+    write_manifest(tmp_path, ["shard-00000-000.tokens"])
+    assert main(["pack", str(tmp_path), "--length", "8"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["4", "documents,", "27", "tokens"]
+    assert rows[2:] == [
+        ["8", "concatenate", "4", "15.62%", "1", "1"],
+        ["8", "best_fit", "4", "15.62%", "0", "1"],
+        ["8", "pad", "5", "32.50%", "0", "1"],
+    ]
