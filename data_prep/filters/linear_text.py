@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix, hstack
-from sklearn.feature_extraction.text import HashingVectorizer
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import HashingVectorizer
 
 FOLDER = Path(__file__).parent / "data"
 FEATURES = 2**17
@@ -44,11 +47,15 @@ def _load(name: str) -> LinearText:
 
 def features(texts: list[str]) -> csr_matrix:
     """Hashed n-grams, each kind of unit length: float64 [texts, 2 * FEATURES]. Stateless."""
+    from scipy.sparse import hstack
+
     return hstack([vectorizer.transform(texts) for vectorizer in _vectorizers()], format="csr")
 
 
 @lru_cache(maxsize=1)
 def _vectorizers() -> list[HashingVectorizer]:
+    from sklearn.feature_extraction.text import HashingVectorizer  # a second to load, in every worker: only for who needs it
+
     common = {"n_features": FEATURES, "alternate_sign": True, "lowercase": True}
     words = HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b|[^\w\s]", **common)
     return [words, HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), **common)]
