@@ -51,6 +51,8 @@ class SetAside:
     where: str
     """File, with a line or row number where there is one."""
     reason: str
+    try_again: bool = False
+    """Whether the cause lies outside the file (rights, disk, network), so that another run may read it."""
 
 
 class RecordWriter:

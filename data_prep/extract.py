@@ -16,6 +16,7 @@ from data_prep.sources import (
     gutenberg,
     hf_dataset,
     jsonl,
+    metadata,
     papers,
     parallel_text,
     parquet,
@@ -41,6 +42,8 @@ READERS: dict[str, ModuleType] = {
     "parallel_text": parallel_text,
     "papers": papers,
 }
+SELECTIVE = ("warc", "wikipedia")
+"""Sources whose files may rightly hold nothing that is wanted: robots.txt responses, redirects."""
 LISTED = 1000
 """Set-aside inputs that are listed per task; all are counted."""
 
@@ -85,7 +88,8 @@ def work(task: Task, folder: Path) -> dict[str, Any]:
 
 
 class _Tally:
-    """Counts of one task, by source and reason."""
+    """Counts of one task, by source and reason. With an input that the system would not give (rights, a full or failing disk,
+    a network), the task is done again by the next run: the cause may be mended by then."""
 
     def __init__(self) -> None:
         self.documents: Counter[str] = Counter()
@@ -93,12 +97,14 @@ class _Tally:
         self.dropped: Counter[str] = Counter()
         self.set_aside: list[dict[str, str]] = []
         self.set_aside_count = 0
+        self.try_again = False
 
     def keep(self, stream: Iterator[Document | SetAside]) -> Iterator[Document]:
         """Pass on documents with text; count everything."""
         for item in stream:
             if isinstance(item, SetAside):
                 self.set_aside_count += 1
+                self.try_again |= item.try_again
                 if len(self.set_aside) < LISTED:
                     self.set_aside.append({"where": item.where, "reason": item.reason})
             elif not item.text.strip():
@@ -115,20 +121,26 @@ class _Tally:
             "dropped": {"extract: empty text": dict(self.dropped)} if self.dropped else {},
             "set_aside": self.set_aside,
             "set_aside_count": self.set_aside_count,
+            "try_again": self.try_again,
         }
 
 
 def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
     for source, piece in group:
         if piece.problem:
-            yield SetAside(piece.path, piece.problem)
+            yield SetAside(piece.path, piece.problem, try_again=True)
             continue
+        empty = source.type not in SELECTIVE
         try:
             for item in READERS[source.type].read(piece, source):
-                if isinstance(item, Document) and source.licence and not item.metadata.get("licence"):
-                    item.metadata["licence"] = source.licence
+                if isinstance(item, Document):
+                    metadata.complete(item.metadata, source.licence)
+                empty = False
                 yield item
+            if empty:
+                yield SetAside(piece.path, "an empty file" if not piece.size else "no document in it")
         except MemoryError:
             raise
         except Exception as error:  # parsers of a dozen formats, met with damaged files, raise anything
-            yield SetAside(piece.path, f"unreadable from here on: {type(error).__name__}: {error}")
+            refused = isinstance(error, OSError) and error.errno is not None
+            yield SetAside(piece.path, f"unreadable from here on: {type(error).__name__}: {error}", try_again=refused)

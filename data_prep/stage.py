@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -27,6 +28,11 @@ from tqdm import tqdm
 STAGE_FILE = "stage.json"
 MAX_KILLED = 3
 """Killed workers that a stage makes good; a task that kills its worker each time is given up after so many."""
+
+
+KILLED_WAY_OUT = (
+    "What is done is kept: run again, with fewer --workers (or ranks) or a smaller task_megabytes if memory is short."
+)
 
 
 class StageError(ValueError):
@@ -92,10 +98,13 @@ class Runner:
             for job in jobs:
                 yield job[1].name, function(job)
             return
+        if self._ranks is not None:
+            yield from self._over_ranks(function, jobs)
+            return
         left = {job[1].name: job for job in jobs}
         killed = 0
         while left:
-            pool = self._ranks or self._processes()
+            pool = self._processes()
             futures: dict[Future, str] = {pool.submit(function, job): name for name, job in left.items()}
             try:
                 for future in as_completed(futures):
@@ -108,18 +117,25 @@ class Runner:
                 if killed > MAX_KILLED:
                     raise StageError(
                         f"{title}: worker processes were killed {killed} times (out of memory?), {len(left)} of {len(jobs)} "
-                        f"tasks are left, the next are {', '.join(list(left)[: self.workers])}. What is done is kept: run "
-                        f"again, with fewer --workers or a smaller task_megabytes if memory is short."
+                        f"tasks are left, the next are {', '.join(list(left)[: self.workers])}. {KILLED_WAY_OUT}"
                     ) from None
                 tqdm.write(f"moenda: {title}: a worker process was killed; its task is done again.", file=sys.stderr)
             finally:
                 for future in futures:
                     future.cancel()
 
+    def _over_ranks(self, function: Callable[[Any], Any], jobs: list[tuple]) -> Iterator[tuple[str, Any]]:
+        futures: dict[Future, str] = {self._ranks.submit(_in_child, function, job): job[1].name for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, context, _die_with_parent, (os.getpid(),))
+            self._pool = _new_pool(self.workers)
         return self._pool
 
 
@@ -216,7 +232,9 @@ def _check_done(job: tuple[Path, Task]) -> dict[str, Any] | None:
     if not mark.is_file():
         return None
     result = json.loads(mark.read_text(encoding="utf-8"))
-    if all(_checksum(folder / name) == checksum for name, checksum in result["checksums"].items()):
+    if not result.get("try_again") and all(
+        _checksum(folder / name) == checksum for name, checksum in result["checksums"].items()
+    ):
         return result
     mark.unlink()
     return None
@@ -228,6 +246,31 @@ def _do(job: tuple[Path, Task, Work]) -> dict[str, Any]:
     result["checksums"] = {name: _checksum(folder / name) for name in result.pop("outputs")}
     write_json(folder / "done" / f"{task.name}.json", result)
     return result
+
+
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),))
+
+
+_child: ProcessPoolExecutor | None = None
+"""Of an MPI rank: the process that works for it."""
+
+
+def _in_child(function: Callable[[Any], Any], job: tuple) -> Any:
+    """On an MPI rank: do a job in a process beside it. MPI ends all ranks when one is killed, for lack of memory, say; like
+    this the killed process costs its task, which is done again."""
+    global _child
+    for _ in range(MAX_KILLED + 1):
+        _child = _child or _new_pool(1)
+        try:
+            return _child.submit(function, job).result()
+        except BrokenProcessPool:
+            _child = None
+            print(f"moenda: the process doing {job[1].name} was killed on {socket.gethostname()}.", file=sys.stderr, flush=True)
+    raise StageError(
+        f"{job[1].name}: the process doing it was killed {MAX_KILLED + 1} times on {socket.gethostname()} (out of memory?). "
+        f"{KILLED_WAY_OUT}"
+    )
 
 
 def _checksum(path: Path) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
+from license_expression import ExpressionError, get_spdx_licensing
 from pydantic import Field
 
 from data_prep.document import Document, Drop
@@ -36,10 +39,30 @@ def apply_opt_out(document: Document, settings: OptOut) -> Document | Drop:
 
 
 def apply_licence(document: Document, settings: LicencePolicy) -> Document | Drop:
-    """Looks at the metadata's `licence` only. Not implemented: expressions (MIT OR Apache-2.0) are one name."""
+    """Looks at the metadata's `licence` only. Of an SPDX expression, one side of an OR and both of an AND must be allowed."""
     licence = document.metadata.get("licence")
     if not licence:
         return Drop("licence unknown") if settings.unknown == "drop" else document
-    if not any(fnmatchcase(str(licence), pattern) for pattern in settings.allow):
+    if not _allowed(str(licence), tuple(settings.allow)):
         return Drop("licence not allowed", str(licence))
     return document
+
+
+@lru_cache(maxsize=4096)
+def _allowed(licence: str, patterns: tuple[str, ...]) -> bool:
+    if any(fnmatchcase(licence, pattern) for pattern in patterns):
+        return True
+    if not re.search(r"\b(?:AND|OR)\b", licence):
+        return False
+    try:
+        tree = get_spdx_licensing().parse(licence)
+    except ExpressionError:
+        return False
+    return _holds(tree, patterns)
+
+
+def _holds(tree: Any, patterns: tuple[str, ...]) -> bool:
+    if getattr(tree, "operator", "").strip() in ("AND", "OR"):
+        combine = all if tree.operator.strip() == "AND" else any
+        return combine(_holds(part, patterns) for part in tree.args)
+    return any(fnmatchcase(str(tree), pattern) for pattern in patterns)

@@ -72,6 +72,8 @@ class Piece:
     rows: tuple[int, int] | None = None
     problem: str = ""
     """Why the file cannot even be listed; it is set aside."""
+    beside: str = ""
+    """Folder of further files that this one is read with."""
 
 
 def find_files(settings: SourceSettings, base: Path, suffixes: tuple[str, ...] | None = None) -> list[Piece]:
@@ -254,9 +256,11 @@ class _Guard(io.RawIOBase):
 
 
 def read_whole(piece: Piece, settings: SourceSettings) -> bytes:
-    """A file that is one document, decompressed. Raises Unreadable when it is longer than max_document_megabytes."""
+    """A file that is one document, decompressed. Raises Unreadable when it is empty or longer than max_document_megabytes."""
     with open_compressed(piece.path) as file:
         data = file.read(settings.max_document_bytes + 1)
+    if not data:
+        raise Unreadable("an empty file")
     if len(data) > settings.max_document_bytes:
         raise Unreadable(f"longer than max_document_megabytes ({settings.max_document_megabytes})")
     return data

@@ -78,8 +78,9 @@ def read(piece: Piece, settings: HFDatasetSource) -> Iterator[Document | SetAsid
         yield SetAside(piece.path, f"no column {', '.join(missing)}, it has {', '.join(dataset.column_names)}")
         return
     dataset = dataset.select_columns(needed)
+    licence = {"license": dataset.info.license} if dataset.info.license else {}
     for row in range(*piece.rows):
-        record = dataset[row]
+        record = licence | dataset[row]
         text = record.pop(settings.text_column)
         if isinstance(text, str):
             yield Document(f"{settings.name}/{piece.name}#{row}", text, settings.name, record)

@@ -22,7 +22,8 @@ class JsonlSource(SourceSettings):
     text_key: str = "text"
     """Key of the text."""
     meta_key: str | None = "meta"
-    """Key of an object whose entries become metadata, beside the other keys with text or numbers; null: all other keys do."""
+    """Key of an object whose entries become metadata, beside the other keys with text or numbers; "meta" also finds "metadata",
+    as Dolma and datatrove write; null: all other keys do."""
     id_key: str | None = None
     """Key of an id to keep in the metadata as `original_id`."""
 
@@ -61,6 +62,8 @@ def _meta(record: dict[str, Any], settings: JsonlSource) -> dict[str, Any]:
         metadata = {key: value for key, value in record.items() if key != settings.text_key}
     else:
         nested = record.get(settings.meta_key)
+        if nested is None and settings.meta_key == "meta":
+            nested = record.get("metadata")
         simple = (str, int, float, bool)
         metadata = {k: v for k, v in record.items() if k not in (settings.text_key, settings.id_key) and isinstance(v, simple)}
         metadata |= nested if isinstance(nested, dict) else {}

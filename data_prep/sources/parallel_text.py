@@ -11,17 +11,34 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, Unreadable, decode, find_files, open_compressed, read_lines
+from data_prep.sources.files import (
+    Piece,
+    SourceSettings,
+    Unreadable,
+    decode,
+    find_files,
+    normalise_newlines,
+    open_compressed,
+    read_lines,
+    read_whole,
+)
+from strict_json import ConfigError
 
 PACKED = ("", ".gz", ".zst", ".bz2", ".xz")
 
 
 class ParallelTextSource(SourceSettings):
-    """Documents of sentence pairs. With `columns` the files are tab-separated; else file x.en goes with x.es."""
+    """Documents of sentence pairs. With `columns` the files are tab-separated; else file x.en goes with x.es, or as
+    `file_names` has it."""
 
     type: Literal["parallel_text"]
     languages: list[str] = Field(min_length=2)
-    """Codes in the order to write; of aligned files they are the endings of the names (before .gz and the like)."""
+    """Codes in the order to write."""
+    file_names: str = ".{language}"
+    """How the names of aligned files end (before .gz and the like): ".{language}", "-{language}.txt", "{language}.txt"."""
+    align: Literal["lines", "files"] = "lines"
+    """lines: line n of one file translates line n of the other. files: only the whole texts correspond; each set of files is
+    one document, its texts divided by a blank line."""
     columns: list[int] | None = None
     """Of tab-separated files: the column (from 0) of each language."""
     template: str = "{line}"
@@ -35,39 +52,72 @@ class ParallelTextSource(SourceSettings):
             raise ValueError(f"{len(self.columns)} columns for {len(self.languages)} languages: give one each")
         if "{line}" not in self.template:
             raise ValueError('the template needs "{line}"')
+        if self.file_names.count("{language}") != 1:
+            raise ValueError('file_names needs "{language}", once')
+        if self.align == "files" and self.columns is not None:
+            raise ValueError('"align": "files" goes without columns')
         return self
+
+    def ending(self, language: str) -> str:
+        """How the names of a language's files end, uncompressed."""
+        return self.file_names.replace("{language}", language)
 
 
 def pieces(settings: ParallelTextSource, base: Path) -> list[Piece]:
     """Tables, or of each set of aligned files the one of the first language."""
     if settings.columns is not None:
         return find_files(settings, base, tuple(f"{kind}{packed}" for kind in (".tsv", ".txt") for packed in PACKED))
-    endings = tuple(f".{language}{packed}" for language in settings.languages for packed in PACKED)
+    endings = tuple(f"{settings.ending(language)}{packed}" for language in settings.languages for packed in PACKED)
     found = find_files(settings, base, endings)
-    first = tuple(f".{settings.languages[0]}{packed}" for packed in PACKED)
     together = {piece.path: piece for piece in found}
-    return [
-        replace(piece, size=sum(together[path].size for path in _others(piece, settings) if path in together))
-        for piece in found
-        if piece.path.split("::")[0].endswith(first)
-    ]
+    sets = []
+    for piece in found:
+        if _stem(piece.path.split("::")[0], settings) is not None:
+            others = [together[path] for path in _others(piece, settings) if path in together]
+            changed = " ".join(dict.fromkeys(other.changed for other in others))
+            sets.append(replace(piece, size=sum(other.size for other in others), changed=changed))
+    if not sets:
+        raise ConfigError(
+            f"source {settings.name}: of {len(found)} files none ends in {settings.ending(settings.languages[0])}, the first "
+            f"language's ending; the first is {found[0].path}. Set file_names, or columns for tables."
+        )
+    return sets
+
+
+def _stem(path: str, settings: ParallelTextSource) -> tuple[str, str] | None:
+    """(the name without the first language's ending, .gz or the like); None for a file of another language. A name that is
+    all ending, as fra.txt for "{language}.txt", goes with deu.txt but afra.txt does not."""
+    for packed in sorted(PACKED, key=len, reverse=True):
+        ending = f"{settings.ending(settings.languages[0])}{packed}"
+        if path.endswith(ending):
+            stem = path.removesuffix(ending)
+            whole_name = settings.file_names.startswith("{language}")
+            return (stem, packed) if not whole_name or not stem[-1:].isalnum() else None
+    return None
 
 
 def _others(piece: Piece, settings: ParallelTextSource) -> list[str]:
     """Paths of the files aligned with the first language's, itself included."""
     inner, *chain = piece.path.split("::")
-    packed = next(p for p in sorted(PACKED, key=len, reverse=True) if inner.endswith(f".{settings.languages[0]}{p}"))
-    stem = inner.removesuffix(packed).removesuffix(settings.languages[0])
-    return ["::".join([f"{stem}{language}{packed}", *chain]) for language in settings.languages]
+    found = _stem(inner, settings)
+    assert found is not None, "pieces() gives only files of the first language"
+    stem, packed = found
+    return ["::".join([f"{stem}{settings.ending(language)}{packed}", *chain]) for language in settings.languages]
 
 
 def read(piece: Piece, settings: ParallelTextSource) -> Iterator[Document | SetAside]:
     """Documents of one table or set of files. Files of different lengths are set aside: which lines belong together is lost."""
+    if settings.align == "files":
+        texts = [normalise_newlines(decode(_whole(path, settings))[0]).strip() for path in _others(piece, settings)]
+        metadata = {"languages": settings.languages}
+        yield Document(f"{settings.name}/{piece.name}", "\n\n".join(texts), settings.name, metadata)
+        return
     if settings.columns is None:
         paths = _others(piece, settings)
         counts = [_count(path, settings) for path in paths]
         if len(set(counts)) > 1:
-            named = ", ".join(f"{Path(path).name} has {count:,}" for path, count in zip(paths, counts, strict=True))
+            names = [Path(path.split("::")[0]).name for path in paths]
+            named = ", ".join(f"{name} has {count:,}" for name, count in zip(names, counts, strict=True))
             yield SetAside(piece.path, f"aligned files of different numbers of lines: {named}")
             return
         rows: Iterator[list[str] | SetAside] = map(list, zip_longest(*(_lines(path, settings) for path in paths), fillvalue=""))
@@ -92,6 +142,10 @@ def read(piece: Piece, settings: ParallelTextSource) -> Iterator[Document | SetA
 def _document(piece: Piece, settings: ParallelTextSource, number: int, block: list[str]) -> Document:
     metadata = {"languages": settings.languages, "pairs": len(block)}
     return Document(f"{settings.name}/{piece.name}#{number}", "\n\n".join(block), settings.name, metadata)
+
+
+def _whole(path: str, settings: ParallelTextSource) -> bytes:
+    return read_whole(Piece(path, path, 0), settings)
 
 
 def _lines(path: str, settings: ParallelTextSource) -> Iterator[str]:

@@ -6,36 +6,27 @@ Records are read with FastWARC. Where a file is damaged, reading goes on at the 
 from __future__ import annotations
 
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
-from urllib.parse import urlsplit
 
+import xxhash
 from fastwarc.warc import ArchiveIterator, WarcRecordType
-from protego import Protego
 from pydantic import Field
 
 from data_prep.document import Document, SetAside
 from data_prep.sources import page, signals
 from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed, open_raw
+from data_prep.sources.site_rules import AGENTS, SiteRules
+from strict_json import ConfigError
 
 SUFFIXES = tuple(kind + packed for kind in (".warc", ".wet", ".warc.wet.txt") for packed in ("", ".gz", ".zst", ".bz2"))
 _START = re.compile(rb"(?m)^WARC/1\.\d\r?\n")
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
-
-
-AGENTS = (
-    "CCBot",
-    "GPTBot",
-    "Google-Extended",
-    "ClaudeBot",
-    "anthropic-ai",
-    "Applebot-Extended",
-    "Bytespider",
-    "meta-externalagent",
-)
 
 
 class WarcSource(SourceSettings):
@@ -45,20 +36,31 @@ class WarcSource(SourceSettings):
     main_content: bool = True
     """Leave out menus, headers, footers and asides of pages; false: all visible text."""
     robots: str | None = None
-    """Folder of robots.txt files named by host (example.org.txt), relative to the recipe. robots.txt responses in the archives
-    themselves are heeded too, for the pages that follow them."""
+    """Folder, relative to the recipe, of robots.txt files named by host (example.org.txt) and of tdmrep.json files
+    (example.org.tdmrep.json). Both are heeded too where the archives themselves hold them, for the pages that follow."""
     agents: list[str] = Field(default_factory=lambda: list(AGENTS))
     """Crawlers for AI training: a page that its robots.txt denies to one of them is marked in its metadata (`opt_out`)."""
 
 
 def pieces(settings: WarcSource, base: Path) -> list[Piece]:
-    """Input files; from folders those whose names end as WARC and WET files do."""
-    return find_files(settings, base, SUFFIXES)
+    """Input files; from folders those whose names end as WARC and WET files do.
+
+    Raises ConfigError when `robots` is no folder.
+    """
+    found = find_files(settings, base, SUFFIXES)
+    if settings.robots is None:
+        return found
+    folder = Path(os.path.abspath(base / Path(settings.robots).expanduser()))
+    if not folder.is_dir():
+        raise ConfigError(f"source {settings.name}: robots: {folder} is no folder.")
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
+    state = xxhash.xxh3_64_hexdigest(repr(files).encode())  # other rules make other documents
+    return [replace(piece, beside=str(folder), changed=f"{piece.changed} {state}") for piece in found]
 
 
 def read(piece: Piece, settings: WarcSource) -> Iterator[Document | SetAside]:
     """Documents of one file: its WET records, and its responses with status 200 that hold HTML or plain text."""
-    robots = Robots(settings)
+    robots = SiteRules(settings.agents, Path(piece.beside) if piece.beside else None)
     with _open(piece, settings) as stream:
         for number, record in _records(stream, piece, settings):
             if isinstance(record, SetAside):
@@ -172,7 +174,7 @@ def _repaired(chunk: bytes) -> bytes:
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body, b"", b""])
 
 
-def _document(record: Any, identifier: str, settings: WarcSource, robots: Robots) -> Document | None:
+def _document(record: Any, identifier: str, settings: WarcSource, robots: SiteRules) -> Document | None:
     headers = record.headers
     url = (headers.get("WARC-Target-URI") or "").strip("<> ")
     metadata: dict[str, Any] = {"url": url, "record_id": (headers.get("WARC-Record-ID") or "").strip("<>")}
@@ -190,8 +192,7 @@ def _document(record: Any, identifier: str, settings: WarcSource, robots: Robots
     if record.http_headers.status_code not in (200, None):
         return None
     raw = record.reader.read()
-    if urlsplit(url).path == "/robots.txt":
-        robots.learn(url, raw)
+    if robots.learn(url, raw):
         return None
     fields = [(str(name), str(value)) for name, value in record.http_headers]
     if kind == "text/plain":
@@ -293,22 +294,3 @@ class _Members(io.RawIOBase):
     def _note(self, reason: str) -> None:
         if len(self.damage) < 100:
             self.damage.append(f"near byte {max(0, self._place - len(self._input)):,}: {reason}")
-
-
-class Robots:
-    """robots.txt (RFC 9309) by host: from a folder, and from the archive as it is read."""
-
-    def __init__(self, settings: WarcSource):
-        self._agents, self._rules = settings.agents, {}
-        for file in sorted(Path(settings.robots).glob("*.txt")) if settings.robots else []:
-            self._rules[file.stem.lower()] = Protego.parse(file.read_text(encoding="utf-8", errors="replace"))
-
-    def learn(self, url: str, raw: bytes) -> None:
-        """Take over the robots.txt found at a URL."""
-        self._rules[(urlsplit(url).hostname or "").lower()] = Protego.parse(raw.decode("utf-8", "replace"))
-
-    def signals(self, url: str, others: list[str]) -> dict[str, list[str]]:
-        """{"opt_out": [...]} with the agents that the page is denied to and the `others`; {} when there are none."""
-        rules = self._rules.get((urlsplit(url).hostname or "").lower())
-        denied = [f"robots.txt: {agent}" for agent in self._agents if rules is not None and not rules.can_fetch(url, agent)]
-        return {"opt_out": [*others, *denied]} if others or denied else {}

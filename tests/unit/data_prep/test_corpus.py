@@ -16,7 +16,7 @@ import jsonschema
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import corpus, recipe
+from data_prep import corpus, extract, recipe
 from data_prep.__main__ import main
 from data_prep.document import read_records
 from data_prep.recipe import Recipe
@@ -198,6 +198,44 @@ def test_unreadable_input_is_set_aside_and_the_exit_code_says_so(tmp_path, capsy
     assert main(["run", str(file)]) == 3
     said = capsys.readouterr().out
     assert "2 inputs could not be read" in said and "3.jsonl:2: not JSON" in said and "9.txt: binary data" in said
+
+
+def test_what_the_system_would_not_give_is_tried_again(tmp_path, capsys):
+    file = write_inputs(tmp_path)
+    (tmp_path / "text" / "loop.txt").symlink_to(tmp_path / "secret.txt")
+    (tmp_path / "secret.txt").write_text(prose(5, 50))
+    build = recipe.load(file, [])
+    listed = extract.tasks(build)
+    (tmp_path / "secret.txt").unlink()  # after it was listed, as on a disk that fails
+    with Runner(1) as runner:
+        result = runner.run(tmp_path / "stage", "extract", {}, listed, extract.work)
+        assert [r["set_aside_count"] for r in result] == [1] and result[0]["try_again"]
+        (tmp_path / "secret.txt").write_text(prose(5, 50))
+        result = runner.run(tmp_path / "stage", "extract", {}, listed, extract.work)
+    assert [r["set_aside_count"] for r in result] == [0]
+
+
+LIMITED = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
+LIMITED += "sys.argv[1:2] = []; from data_prep.__main__ import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("kilobytes", [20, 60, 180])
+def test_a_full_disk_leaves_nothing_that_looks_finished(large, kilobytes):
+    file, expected = large
+    out = file.parent / f"full-{kilobytes}"
+    arguments = ["run", str(file), "--workers", "2", "--set", f"output={out.name}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", LIMITED, str(kilobytes << 10), *arguments]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "mend the cause and run again" in done.stderr and "Traceback" not in done.stderr
+    assert not (out / "report.html").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert outputs(out) == expected
+    assert not list(out.rglob("*.partial"))
 
 
 def test_empty_corpora(tmp_path, capsys):

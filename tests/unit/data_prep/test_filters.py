@@ -267,3 +267,21 @@ def test_non_text_is_told_from_text(text):
 @given(piece=st.text(st.sampled_from("ab1 =(){};:,.*-_\"'[]<>\t"), max_size=30), times=st.integers(1, 2000))
 def test_content_is_judged_in_linear_time(piece, times):
     FILTERS["content"](document(piece * times), content.Content(type="content"))
+
+
+@pytest.mark.parametrize(
+    ("licence", "kept"),
+    [
+        ("MIT", True),
+        ("GPL-3.0-only", False),
+        ("MIT OR GPL-3.0-only", True),
+        ("MIT AND GPL-3.0-only", False),
+        ("GPL-3.0-only OR (MIT AND CC-BY-4.0)", True),
+        ("(MIT OR", False),
+        ("our own", False),
+    ],
+)
+def test_licence_expressions(licence, kept):
+    rule = policy.LicencePolicy(type="licence", allow=["MIT", "CC-BY-*"])
+    document = Document("d", "text", "s", {"licence": licence})
+    assert (policy.apply_licence(document, rule) is document) == kept

@@ -19,6 +19,8 @@ from data_prep.extract import READERS, _read
 from data_prep.recipe import Recipe
 from data_prep.sources import faq, papers, signals, wikitext
 from data_prep.sources import page as pages
+from data_prep.sources.site_rules import SiteRules
+from strict_json import ConfigError
 
 PAGE = """<html lang=en><head><title>Mills</title><link rel="license" href="https://creativecommons.org/licenses/by-sa/4.0/">
 <meta name="robots" content="noindex, noai"></head><body><nav><a href=/>Home</a> <a href=/x>Shop</a></nav>
@@ -298,3 +300,80 @@ def test_any_bytes_are_a_page(raw):
     signals.licence_of(tree)
     signals.opt_outs(tree, [])
     faq.pairs(tree)
+
+
+def test_rules_of_sites_from_a_folder_and_from_the_archive(tmp_path):
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "a.org.txt").write_text("User-agent: CCBot\nDisallow: /no/\n")
+    (tmp_path / "rules" / "b.org.tdmrep.json").write_text(
+        json.dumps([{"location": "/free/*", "tdm-reservation": 0}, {"location": "/*.html$", "tdm-reservation": 1}])
+    )
+    reserved = b'[{"location": "/", "tdm-reservation": 1, "tdm-policy": "https://c.org/policy.json"}]'
+    urls = ["a.org/no/1", "a.org/yes", "b.org/free/x.html", "b.org/x.html", "b.org/x.html?y=1", "c.org/1"]
+    records = [warc_record("https://c.org/.well-known/tdmrep.json", reserved, http="application/json")]
+    records += [warc_record(f"https://{url}", page(number)) for number, url in enumerate(urls)]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    values = {"type": "warc", "paths": ["a.warc"], "robots": "rules"}
+    documents, aside = read(tmp_path, **values)
+    assert not aside
+    assert {d.metadata["url"].removeprefix("https://"): d.metadata.get("opt_out") for d in documents} == {
+        "a.org/no/1": ["robots.txt: CCBot"],
+        "a.org/yes": None,
+        "b.org/free/x.html": None,
+        "b.org/x.html": ["tdmrep.json"],
+        "b.org/x.html?y=1": None,
+        "c.org/1": ["tdmrep.json"],
+    }
+    chosen = source(**values)
+    (before,) = READERS["warc"].pieces(chosen, tmp_path)
+    (tmp_path / "rules" / "c.org.txt").write_text("")
+    assert READERS["warc"].pieces(chosen, tmp_path)[0].changed != before.changed
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
+        READERS["warc"].pieces(source(**values | {"robots": "nowhere"}), tmp_path)
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=200), st.text(max_size=40))
+def test_any_rules_and_urls(raw, url):
+    rules = SiteRules(["CCBot"], None)
+    for name in ("robots.txt", ".well-known/tdmrep.json"):
+        assert rules.learn(f"https://a.org/{name}", raw)
+    assert set(rules.signals(f"https://a.org/{url}", []).get("opt_out", [])) <= {"robots.txt: CCBot", "tdmrep.json"}
+    rules.signals(url, [])
+
+
+def test_translations_by_whole_files(tmp_path):
+    with zipfile.ZipFile(tmp_path / "rights.zip", "w") as archive:
+        for name, text in {
+            "eng": "All are born free.\nYes.",
+            "spa": "Todos nacen libres.",
+            "xeng": "no",
+            "fra": "Tous.",
+        }.items():
+            archive.writestr(f"rights/{name}.txt", text)
+    values = {"type": "parallel_text", "paths": ["rights.zip"], "languages": ["eng", "spa"], "file_names": "{language}.txt"}
+    (document,), aside = read(tmp_path, **values, align="files")
+    assert not aside and document.text == "All are born free.\nYes.\n\nTodos nacen libres."
+    assert document.metadata["languages"] == ["eng", "spa"]
+    _, (item,) = read(tmp_path, **values)
+    assert "eng.txt has 2, spa.txt has 1" in item.reason
+    with pytest.raises(ConfigError, match="none ends in deu.txt"):
+        read(tmp_path, **values | {"languages": ["deu", "spa"]})
+
+
+def test_licences_dates_and_urls_under_the_names_that_data_sets_give_them(tmp_path):
+    rows = [
+        {"text": "a", "license": "cc-by-4.0", "timestamp": "2024-01-02"},
+        {"text": "b", "metadata": {"License": ["mit"], "source_url": "https://a.org", "lang": "de"}},
+        {"text": "c", "meta": {"licence": "our own", "language": {"x": 1}}},
+        {"text": "d"},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    documents, _ = read(tmp_path, type="jsonl", paths=["a.jsonl"], licence="CC0-1.0")
+    well_known = [{k: d.metadata.get(k) for k in ("licence", "date", "url", "language")} for d in documents]
+    assert well_known == [
+        {"licence": "CC-BY-4.0", "date": "2024-01-02", "url": None, "language": None},
+        {"licence": "MIT", "date": None, "url": "https://a.org", "language": "de"},
+        {"licence": "our own", "date": None, "url": None, "language": {"x": 1}},
+        {"licence": "CC0-1.0", "date": None, "url": None, "language": None},
+    ]
