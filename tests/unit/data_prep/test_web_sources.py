@@ -357,7 +357,7 @@ def test_translations_by_whole_files(tmp_path):
     assert document.metadata["languages"] == ["eng", "spa"]
     _, (item,) = read(tmp_path, **values)
     assert "eng.txt has 2, spa.txt has 1" in item.reason
-    with pytest.raises(ConfigError, match="none ends in deu.txt"):
+    with pytest.raises(ConfigError, match=r"none ends in deu\.txt"):
         read(tmp_path, **values | {"languages": ["deu", "spa"]})
 
 
