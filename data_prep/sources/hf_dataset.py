@@ -14,6 +14,8 @@ from data_prep.sources.files import Piece, SourceSettings
 from strict_json import ConfigError
 
 ROWS_PER_PIECE = 100_000
+WRITTEN = ("dataset_dict.json", "state.json", "dataset_info.json")
+"""What save_to_disk writes beside the tables."""
 
 
 class HFDatasetSource(SourceSettings):
@@ -29,14 +31,24 @@ class HFDatasetSource(SourceSettings):
 
 
 def pieces(settings: HFDatasetSource, base: Path) -> list[Piece]:
-    """Row ranges of every dataset folder. Raises ConfigError for a folder that holds none."""
+    """Row ranges of every dataset folder; a damaged one has its problem named.
+
+    Raises ConfigError for a folder that holds none.
+    """
     found = []
     for entry in settings.paths:
         folders = [Path(match) for match in sorted(glob(str(base / entry)))]
         if not folders:
             raise ConfigError(f"source {settings.name}: {entry} matches no folder (looked for {base / entry}).")
         for folder in folders:
-            for split, dataset in _splits(folder, settings):
+            try:
+                splits = _splits(folder, settings)
+            except ConfigError:
+                raise
+            except Exception as error:  # its loader raises anything for damaged files
+                found.append(Piece(str(folder), folder.name, 0, problem=f"a damaged dataset: {type(error).__name__}: {error}"))
+                continue
+            for split, dataset in splits:
                 size = sum(Path(file["filename"]).stat().st_size for file in dataset.cache_files)
                 changed = str(max(Path(file["filename"]).stat().st_mtime_ns for file in dataset.cache_files))
                 name = f"{folder.name}/{split}" if split else folder.name
@@ -51,13 +63,12 @@ def pieces(settings: HFDatasetSource, base: Path) -> list[Piece]:
 def _splits(folder: Path, settings: HFDatasetSource) -> list[tuple[str, Any]]:
     import datasets
 
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
+    if not any((folder / name).is_file() for name in WRITTEN):
         raise ConfigError(
-            f"source {settings.name}: {folder}: not a dataset written by save_to_disk: {error}. Folders of parquet or jsonl "
-            f"files are read by the sources of those types."
-        ) from None
+            f"source {settings.name}: {folder}: not a dataset written by save_to_disk: it has none of {', '.join(WRITTEN)}. "
+            f"Folders of parquet or jsonl files are read by the sources of those types."
+        )
+    loaded = datasets.load_from_disk(str(folder))
     if not isinstance(loaded, datasets.DatasetDict):
         if settings.split is not None:
             raise ConfigError(f'source {settings.name}: {folder} has no splits; remove "split": "{settings.split}".')

@@ -217,8 +217,6 @@ def test_no_damage_escapes_datasets_on_disk(place):
         file.write_bytes(damage(files[file], changes))
         try:
             read_all(folder, values)
-        except ValueError as error:  # ConfigError: the folder is no dataset any more
-            assert str(folder) in str(error)
         finally:
             file.write_bytes(files[file])
 
