@@ -94,17 +94,18 @@ def _run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _ranks() -> Iterator[Any]:
-    """Under mpirun: an executor over the other ranks on rank 0, WORKER elsewhere, when the work is over. Else None."""
-    if not any(int(os.environ.get(name, 1)) > 1 for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")):
+    """Under mpirun: the other ranks on rank 0, and WORKER on those, when the work is over. Else None."""
+    from data_prep import ranks
+
+    comm = ranks.communicator()
+    if comm is None:
         yield None
-        return
-    try:
-        from mpi4py import MPI
-        from mpi4py.futures import MPICommExecutor
-    except ImportError as error:
-        raise ValueError(f"started under mpirun, but mpi4py is not there ({error}): pip install -e '.[mpi]'") from None
-    with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
-        yield WORKER if executor is None else executor
+    elif comm.rank:
+        ranks.serve(comm)
+        yield WORKER
+    else:
+        with ranks.Ranks(comm) as others:
+            yield others
 
 
 def _peek(options: argparse.Namespace) -> int:

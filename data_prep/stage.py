@@ -8,15 +8,11 @@ number of workers.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +21,12 @@ from typing import Any
 import xxhash
 from tqdm import tqdm
 
+from data_prep.processes import new_pool
+from data_prep.ranks import Ranks
+
 STAGE_FILE = "stage.json"
 MAX_KILLED = 3
 """Killed workers that a stage makes good; a task that kills its worker each time is given up after so many."""
-
-
-KILLED_WAY_OUT = (
-    "What is done is kept: run again, with fewer --workers (or ranks) or a smaller task_megabytes if memory is short."
-)
 
 
 class StageError(ValueError):
@@ -58,8 +52,8 @@ Work = Callable[[Task, Path], dict[str, Any]]
 class Runner:
     """Brings stages to their end with one set of workers: processes of this machine, or the ranks of an MPI job."""
 
-    def __init__(self, workers: int, rebuild: bool = False, ranks: Executor | None = None):
-        """`ranks`: an mpi4py.futures executor in place of `workers` processes. `rebuild`: empty a stage's folder that was made
+    def __init__(self, workers: int, rebuild: bool = False, ranks: Ranks | None = None):
+        """`ranks`: those of an MPI job in place of `workers` processes. `rebuild`: empty a stage's folder that was made
         with other settings, which is refused otherwise."""
         self.workers, self._rebuild, self._ranks = workers, rebuild, ranks
         self._pool: ProcessPoolExecutor | None = None
@@ -99,7 +93,7 @@ class Runner:
                 yield job[1].name, function(job)
             return
         if self._ranks is not None:
-            yield from self._over_ranks(function, jobs)
+            yield from ((jobs[index][1].name, result) for index, result in self._ranks.map(function, jobs))
             return
         left = {job[1].name: job for job in jobs}
         killed = 0
@@ -117,25 +111,17 @@ class Runner:
                 if killed > MAX_KILLED:
                     raise StageError(
                         f"{title}: worker processes were killed {killed} times (out of memory?), {len(left)} of {len(jobs)} "
-                        f"tasks are left, the next are {', '.join(list(left)[: self.workers])}. {KILLED_WAY_OUT}"
+                        f"tasks are left, the next are {', '.join(list(left)[: self.workers])}. What is done is kept: run "
+                        f"again, with fewer --workers or a smaller task_megabytes if memory is short."
                     ) from None
                 tqdm.write(f"moenda: {title}: a worker process was killed; its task is done again.", file=sys.stderr)
             finally:
                 for future in futures:
                     future.cancel()
 
-    def _over_ranks(self, function: Callable[[Any], Any], jobs: list[tuple]) -> Iterator[tuple[str, Any]]:
-        futures: dict[Future, str] = {self._ranks.submit(_in_child, function, job): job[1].name for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = _new_pool(self.workers)
+            self._pool = new_pool(self.workers)
         return self._pool
 
 
@@ -248,31 +234,6 @@ def _do(job: tuple[Path, Task, Work]) -> dict[str, Any]:
     return result
 
 
-def _new_pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),))
-
-
-_child: ProcessPoolExecutor | None = None
-"""Of an MPI rank: the process that works for it."""
-
-
-def _in_child(function: Callable[[Any], Any], job: tuple) -> Any:
-    """On an MPI rank: do a job in a process beside it. MPI ends all ranks when one is killed, for lack of memory, say; like
-    this the killed process costs its task, which is done again."""
-    global _child
-    for _ in range(MAX_KILLED + 1):
-        _child = _child or _new_pool(1)
-        try:
-            return _child.submit(function, job).result()
-        except BrokenProcessPool:
-            _child = None
-            print(f"moenda: the process doing {job[1].name} was killed on {socket.gethostname()}.", file=sys.stderr, flush=True)
-    raise StageError(
-        f"{job[1].name}: the process doing it was killed {MAX_KILLED + 1} times on {socket.gethostname()} (out of memory?). "
-        f"{KILLED_WAY_OUT}"
-    )
-
-
 def _checksum(path: Path) -> str | None:
     if not path.is_file():
         return None
@@ -281,15 +242,3 @@ def _checksum(path: Path) -> str | None:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _die_with_parent(parent: int) -> None:
-    """End this worker soon after its parent is gone: nothing else would, and the next run would meet it."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -76,7 +76,7 @@ def test_ranks_do_not_show_and_a_killed_process_costs_its_task(inputs, expected)
     killed = kill_one(job, works_for_a_rank)
     code, said = finish(job, inputs)
     assert code == 0, said[-3000:]
-    assert "was killed on" in said and not psutil.pid_exists(killed)
+    assert "was killed at work on" in said and not psutil.pid_exists(killed)
     assert outputs(inputs.parent / "corpus") == expected
 
 
