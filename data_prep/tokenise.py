@@ -6,7 +6,7 @@ once. `documents-*.parquet` lists the documents of a shard in order: any token's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -74,23 +74,34 @@ def _tokenise(
         outputs = {
             split: stack.enter_context(_ShardSequence(folder / split, name, tokenizer, tokens_per_shard)) for split in SPLITS
         }
+        behind = stack.enter_context(_Behind())
         for number, (records, texts) in enumerate(_ahead(_batches(part))):
             if number % CHECK_EVERY == 0:
                 tokenizer.check(texts[:CHECKED])
             ids, offsets = tokenizer.encode_batch(texts)
             splits = [holdout.split(record["id"]) for record in records]
-            start = 0
-            for split, run in groupby(splits):  # neighbours of one split are added together
-                stop = start + sum(1 for _ in run)
-                sizes = [len(text) for text in texts[start:stop]]
-                outputs[split].add(records[start:stop], sizes, ids, offsets[start : stop + 1])
-                start = stop
+            behind.submit(_add, outputs, splits, records, [len(text) for text in texts], ids, offsets)
     return {
         "outputs": [name for output in outputs.values() for name in output.files],
         "shards": {split: output.shards for split, output in outputs.items()},
         "sources": {split: output.sources for split, output in outputs.items()},
         "slow_because": tokenizer.slow_because,
     }
+
+
+def _add(
+    outputs: dict[str, _ShardSequence],
+    splits: list[str],
+    records: list[dict[str, Any]],
+    sizes: list[int],
+    ids: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
+    start = 0
+    for split, run in groupby(splits):  # neighbours of one split are added together
+        stop = start + sum(1 for _ in run)
+        outputs[split].add(records[start:stop], sizes[start:stop], ids, offsets[start : stop + 1])
+        start = stop
 
 
 def _batches(part: Path) -> Iterator[tuple[list[dict[str, Any]], list[bytes]]]:
@@ -118,6 +129,26 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not end:
             coming = thread.submit(next, items, end)
             yield item
+
+
+class _Behind:
+    """Calls made one after the other in a thread, at most one waiting; an error of one is raised by the next, or at the end."""
+
+    def __enter__(self) -> _Behind:
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[Any] | None = None
+        return self
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call the function when the one before is done."""
+        if self._last is not None:
+            self._last.result()
+        self._last = self._thread.submit(function, *arguments)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._thread.shutdown()
+        if kind is None and self._last is not None:
+            self._last.result()
 
 
 @dataclass
