@@ -83,7 +83,7 @@ def _walk(data: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(markup: str) -> str:
-    return page.text_of(HTMLTree.parse(f"<body>{markup}</body>"), main_content=False)
+    return page.text_of(page.parse_text(f"<body>{markup}</body>"), main_content=False)
 
 
 def _from_details(tree: HTMLTree) -> list[tuple[str, str]]:
@@ -129,4 +129,4 @@ def _holds_heading(node: DOMNode) -> bool:
 
 
 def _line(node: DOMNode) -> str:
-    return " ".join(node.text.split()).rstrip("¶# ").strip()
+    return page.line_of(node).rstrip("¶# ").strip()

@@ -196,13 +196,15 @@ def _document(record: Any, identifier: str, settings: WarcSource, robots: SiteRu
         return None
     fields = [(str(name), str(value)) for name, value in record.http_headers]
     if kind == "text/plain":
-        text = page.decode_page(raw, record.http_charset)
+        text = page.decode_page(raw, record.http_charset)[0]
         return Document(identifier, text, settings.name, metadata | robots.signals(url, signals.opt_outs(None, fields)))
     if kind not in _HTML_TYPES and not (not kind and raw.lstrip()[:1] == b"<"):
         return None
     tree = page.parse(raw, record.http_charset)
     licence, evidence = signals.licence_of(tree)
     metadata |= robots.signals(url, signals.opt_outs(tree, fields))
+    if language := page.language_of(tree):
+        metadata["language"] = language
     if title := page.title_of(tree):
         metadata["title"] = title
     if licence:

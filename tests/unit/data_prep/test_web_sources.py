@@ -377,3 +377,43 @@ def test_licences_dates_and_urls_under_the_names_that_data_sets_give_them(tmp_pa
         {"licence": "our own", "date": None, "url": None, "language": {"x": 1}},
         {"licence": "CC0-1.0", "date": None, "url": None, "language": None},
     ]
+
+
+def text_of(markup: str) -> str:
+    return pages.text_of(pages.parse(markup.encode()))
+
+
+def test_lists_of_content_stay_and_menus_go():
+    facts = "<ul><li>The wheel has forty paddles of oak.</li><li>The <a href=/s>stones</a> came by ship from France.</li></ul>"
+    menu = "<ul><li><a href=/a>Home</a></li><li><a href=/b>About us</a></li><li><a href=/c>Shop</a></li></ul>"
+    text = text_of(f"<html lang=en-GB><body>{menu}<h1>Facts</h1>{facts}</body></html>")
+    assert text == "Facts\n\n- The wheel has forty paddles of oak.\n- The stones came by ship from France."
+    assert pages.language_of(pages.parse(b"<html lang=en-GB><body>x</body></html>")) == "en"
+
+
+def test_lone_characters_tables_and_formulas():
+    assert "水" in text_of("<body><p><b>水</b>が回す。水車は川のほとりに立ち、粉をひく。</p></body>")
+    rows = "<table><tr><td>rye</td><td>12</td></tr><tr><td>wheat</td><td>30</td></tr></table>"
+    assert "rye\t12\nwheat\t30" in text_of(f"<body><p>What the mill ground in that year, by the sack:</p>{rows}</body>")
+    formula = "<math><semantics><mi>x</mi><annotation encoding='application/x-tex'>x^2</annotation></semantics></math>"
+    assert text_of(f"<body><p>The area of the wheel grows as {formula} does.</p></body>").count("x") == 1
+
+
+@pytest.mark.parametrize("tag", ["<div>", "<ul><li>", "<b><i>"])
+def test_pages_nested_beyond_all_measure_are_refused_at_once(tag):
+    with pytest.raises(pages.UnreadablePage, match="nested"):
+        pages.parse((tag * 200_000 + "text").encode())
+
+
+@pytest.mark.parametrize(
+    ("raw", "declared", "expected"),
+    [
+        ("süß".encode(), "iso-8859-1", "süß"),
+        ("süß".encode("cp1252"), None, "süß"),
+        ("\ufeffsüß".encode("utf-16-le"), None, "süß"),
+        ("<meta charset=windows-1251>мельница".encode("cp1251"), None, "<meta charset=windows-1251>мельница"),
+        ("水車小屋".encode("cp932"), "shift_jis", "水車小屋"),
+    ],
+)
+def test_encodings_of_pages(raw, declared, expected):
+    assert pages.decode_page(raw, declared)[0] == expected
