@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-WORKER = "worker"
+if TYPE_CHECKING:
+    from data_prep.ranks import Ranks
+
 SET_ASIDE = 3
 """Exit code of a build that finished, but set some inputs aside."""
 
@@ -20,8 +21,13 @@ SET_ASIDE = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command. Returns the exit code: 0 done, 2 a mistake to mend, 3 done with inputs set aside."""
     options = _parser().parse_args(arguments)
+    return _exit_code(options.run_command, options)
+
+
+def _exit_code(command: Callable[..., int], *arguments: Any) -> int:
+    """What a command returns, or the code of its error, with the error for the user."""
     try:
-        return options.run_command(options)
+        return command(*arguments)
     except ValueError as error:
         print(f"moenda: {error}", file=sys.stderr)
         return 2
@@ -77,35 +83,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from data_prep import corpus, recipe
-    from data_prep.stage import Runner
+    from data_prep import ranks
 
     if options.workers < 1:
         raise ValueError(f"--workers {options.workers}: at least 1 is needed.")
-    build = recipe.load(options.recipe, options.set)
-    with _ranks() as ranks:
-        if ranks is WORKER:
-            return 0
-        with Runner(options.workers, options.rebuild, ranks) as runner:
-            summary = corpus.run(build, runner)
-    print(corpus.describe(summary))
-    return SET_ASIDE if summary["set_aside_count"] else 0
-
-
-@contextmanager
-def _ranks() -> Iterator[Any]:
-    """Under mpirun: the other ranks on rank 0, and WORKER on those, when the work is over. Else None."""
-    from data_prep import ranks
-
     comm = ranks.communicator()
     if comm is None:
-        yield None
-    elif comm.rank:
+        return _build(options, None)
+    if comm.rank:
         ranks.serve(comm)
-        yield WORKER
-    else:
-        with ranks.Ranks(comm) as others:
-            yield others
+        return 0
+    with ranks.Ranks(comm) as others:
+        return others.leave(_exit_code(_build, options, others))
+
+
+def _build(options: argparse.Namespace, others: Ranks | None) -> int:
+    from data_prep import corpus, recipe
+    from data_prep.stage import Runner
+
+    build = recipe.load(options.recipe, options.set)
+    with Runner(options.workers, options.rebuild, others) as runner:
+        summary = corpus.run(build, runner)
+    print(corpus.describe(summary))
+    return SET_ASIDE if summary["set_aside_count"] else 0
 
 
 def _peek(options: argparse.Namespace) -> int:

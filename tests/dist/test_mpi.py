@@ -21,11 +21,11 @@ MPIRUN = Path(sys.executable).with_name("mpirun")
 pytestmark = pytest.mark.skipif(not MPIRUN.exists(), reason="needs the mpi extra")
 
 
-def start(file: Path, ranks: int) -> subprocess.Popen:
+def start(file: Path, ranks: int, **more: str) -> subprocess.Popen:
     allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     line = [str(MPIRUN), "--oversubscribe", "-n", str(ranks), sys.executable, "-m", "data_prep", "run", str(file)]
     log = file.with_suffix(".log").open("w")
-    return subprocess.Popen(line, cwd=ROOT, env=environment() | allow, stdout=log, stderr=log)
+    return subprocess.Popen(line, cwd=ROOT, env=environment() | allow | more, stdout=log, stderr=log)
 
 
 def finish(job: subprocess.Popen, file: Path) -> tuple[int, str]:
@@ -34,14 +34,14 @@ def finish(job: subprocess.Popen, file: Path) -> tuple[int, str]:
     return code, file.with_suffix(".log").read_text()
 
 
-def kill_one(job: subprocess.Popen, chosen) -> int:
-    """SIGKILL the first process of the job's that `chosen` picks, as soon as there is one."""
+def kill_one(job: subprocess.Popen, chosen, how: int = signal.SIGKILL) -> int:
+    """Send a signal to the first process of the job's that `chosen` picks, as soon as there is one."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and job.poll() is None:
         for process in psutil.Process(job.pid).children(recursive=True):
             try:
                 if chosen(process):
-                    process.send_signal(signal.SIGKILL)
+                    process.send_signal(how)
                     return process.pid
             except psutil.NoSuchProcess:
                 continue
@@ -93,4 +93,18 @@ def test_a_killed_rank_ends_the_job_and_the_next_goes_on(inputs, expected):
     code, said = finish(start(inputs, 2), inputs)
     assert code == 0, said[-3000:]
     assert {mark: os.stat(mark).st_mtime_ns for mark in finished} == finished
+    assert outputs(inputs.parent / "corpus") == expected
+
+
+def test_a_silent_rank_costs_its_task(inputs, expected):
+    """As on a machine that has lost its network: stopped, neither rank nor connection tells that it is gone."""
+    job = start(inputs, 3, MOENDA_RANK_SILENCE_S="3")
+    done = inputs.parent / "corpus" / "1-extract" / "done"
+    while not (done.is_dir() and any(done.iterdir())):
+        assert job.poll() is None, "the job ended before a rank was stopped"
+        time.sleep(0.005)
+    kill_one(job, is_rank_one, signal.SIGSTOP)
+    code, said = finish(job, inputs)
+    assert "rank 1 has been silent for 3 s; another does its task" in said, said[-3000:]
+    assert code == 0, said[-3000:]
     assert outputs(inputs.parent / "corpus") == expected
