@@ -166,6 +166,14 @@ def _add_up(tables: Iterator[dict[str, dict[str, int]]]) -> dict[str, dict[str, 
     return total
 
 
+def _counts(tables: Iterator[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for table in tables:
+        for key, value in table.items():
+            total[key] = total.get(key, 0) + value
+    return total
+
+
 def _summary(
     build: Build,
     extracted: Parts,
@@ -184,6 +192,7 @@ def _summary(
         "output": str(build.output),
         "sources": [source.model_dump(mode="json") for source in build.recipe.sources],
         "extracted": sum(sum(result["documents"].values()) for result in extracted.results),
+        "extracted_from": _counts(result["documents"] for result in extracted.results),
         "dropped": dropped,
         "drop_samples": samples,
         "set_aside": [entry for result in extracted.results for entry in result["set_aside"]],

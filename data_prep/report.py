@@ -83,10 +83,11 @@ def _set_aside(summary: dict[str, Any]) -> str:
 
 
 def _sources(summary: dict[str, Any]) -> str:
-    totals: dict[str, dict[str, int]] = {}
+    none = {"documents": 0, "tokens": 0, "text_bytes": 0}
+    totals: dict[str, dict[str, int]] = {source["name"]: dict(none) for source in summary["sources"]}
     for manifest in _manifests(summary).values():
         for source, counts in manifest["sources"].items():
-            row = totals.setdefault(source, dict.fromkeys(counts, 0))
+            row = totals.setdefault(source, dict(none))
             for key, value in counts.items():
                 row[key] += value
     everything = sum(row["tokens"] for row in totals.values())
@@ -95,10 +96,11 @@ def _sources(summary: dict[str, Any]) -> str:
     for name, row in sorted(totals.items(), key=lambda item: -item[1]["tokens"]):
         share = row["tokens"] / everything
         bar = f"<span class=bar style='width:{max(1, share * 120):.0f}px'></span> {share:.1%}"
-        counts = [f"{row['documents']:,}", f"{row['tokens']:,}", _bytes(row["text_bytes"])]
+        read = summary["extracted_from"].get(name, 0)
+        counts = [f"{read:,}", f"{row['documents']:,}", f"{row['tokens']:,}", _bytes(row["text_bytes"])]
         rows.append((escape(name), *counts, bar, escape(licences.get(name, ""))))
-    head = ("source", "documents", "tokens", "text", "share of tokens", "licence")
-    return "<h2>Sources</h2>" + _table(head, rows, numbers=(1, 2, 3))
+    head = ("source", "documents read", "kept", "tokens", "text", "share of tokens", "licence")
+    return "<h2>Sources</h2>" + _table(head, rows, numbers=(1, 2, 3, 4))
 
 
 def _lengths(summary: dict[str, Any]) -> str:

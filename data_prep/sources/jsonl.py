@@ -14,6 +14,8 @@ from data_prep.sources.files import Piece, SourceSettings, find_files, open_comp
 SUFFIXES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 SUFFIXES += (".zst",)  # lm_dataformat, which wrote The Pile, numbers the members of its archives: 1.zst
 
+JSON_NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
 
 class JsonlSource(SourceSettings):
     """One JSON object per line; .gz, .zst, .bz2 and .xz are decompressed."""
@@ -50,6 +52,8 @@ def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
                 continue
             if not isinstance(record, dict) or not isinstance(record.get(settings.text_key), str):
                 has = f"it has {', '.join(list(record)[:12])}" if isinstance(record, dict) else "it is no object"
+                if isinstance(record, dict) and settings.text_key in record:
+                    has = f"it is {JSON_NAMES[type(record[settings.text_key])]}"
                 yield SetAside(where, f'no string under "{settings.text_key}": {has}')
                 continue
             yield Document(
