@@ -72,6 +72,11 @@ class Ranks:
         for rank in self._idle:
             self._comm.send(None, rank)
         if self._lost:
+            lost = ", ".join(map(str, sorted(self._lost)))
+            print(
+                f"moenda: ended without rank {lost}. mpirun itself may wait minutes for a machine that is gone: it can be stopped.",
+                file=sys.stderr,
+            )
             self._abort(code)
         return code
 
