@@ -74,7 +74,7 @@ class Ranks:
         if self._lost:
             lost = ", ".join(map(str, sorted(self._lost)))
             print(
-                f"moenda: ended without rank {lost}. mpirun itself may wait minutes for a machine that is gone: it can be stopped.",
+                f"moenda: ended without rank {lost}. mpirun may wait minutes for a machine that is gone: stop it then.",
                 file=sys.stderr,
             )
             self._abort(code)
