@@ -25,7 +25,7 @@ from data_prep.sources import (
     warc,
     wikipedia,
 )
-from data_prep.sources.files import Piece
+from data_prep.sources.files import Piece, Unreadable
 from data_prep.stage import Parts, Runner, Task
 
 READERS: dict[str, ModuleType] = {
@@ -143,4 +143,5 @@ def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
             raise
         except Exception as error:  # parsers of a dozen formats, met with damaged files, raise anything
             refused = isinstance(error, OSError) and error.errno is not None
-            yield SetAside(piece.path, f"unreadable from here on: {type(error).__name__}: {error}", try_again=refused)
+            reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
+            yield SetAside(piece.path, f"unreadable from here on: {reason}", try_again=refused)

@@ -11,6 +11,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -28,6 +29,13 @@ from pydantic import Field
 from strict_json import ConfigError, StrictModel
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar"}
+MAGIC = {
+    ".gz": rb"\x1f\x8b\x08",
+    ".bz2": rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",
+    ".xz": rb"\xfd7zXZ\0",
+    ".zst": rb"\x28\xb5\x2f\xfd",
+}
+"""How compressed files are named, and begin."""
 VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified")
 """What file systems call the version of a file."""
 EXPANSION = 1000
@@ -111,15 +119,33 @@ def _local(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterator
 
 def _folder(folder: str, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
     problems: list[OSError] = []
+    seen: set[tuple[int, int]] = set()  # links may lead back to where they stand
+    _is_new(folder, seen)
     for place, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_new(os.path.join(place, name), seen))
         for name in names:
             wanted = suffixes is None or name.endswith(suffixes) or _archive(name)
             path = os.path.abspath(os.path.join(place, name))
-            if wanted and not name.startswith(".") and os.path.isfile(path):
+            if not wanted or name.startswith("."):
+                continue
+            if os.path.isfile(path):
                 yield from _file(path, suffixes)
+            else:
+                yield Piece(path, path, 0, problem="a broken link, or no file: a pipe, a socket, a device")
     for error in problems:
         yield Piece(str(error.filename), os.path.abspath(str(error.filename)), 0, problem=str(error))
+
+
+def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
+    """Whether a folder was not met before, under whatever name; now it was."""
+    try:
+        status = os.stat(folder)
+    except OSError:  # os.walk tells of it
+        return True
+    key = (status.st_dev, status.st_ino)
+    new = key not in seen
+    seen.add(key)
+    return new
 
 
 def _file(path: str, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
@@ -177,9 +203,11 @@ def _remote(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterato
 
 
 def decode(raw: bytes) -> tuple[str, str]:
-    """(text, encoding) of a whole text file: UTF-8 with or without mark, UTF-16 with mark, else Windows-1252, else Latin-1."""
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16"), "utf-16"
+    """(text, encoding) of a whole text file: UTF-8 with or without mark, UTF-16 and UTF-32 with mark, else Windows-1252, else
+    Latin-1."""
+    for marks, encoding in (((b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "utf-32"), ((b"\xff\xfe", b"\xfe\xff"), "utf-16")):
+        if raw.startswith(marks):
+            return raw.decode(encoding), encoding
     for encoding in ("utf-8-sig", "cp1252"):
         try:
             return raw.decode(encoding), encoding
@@ -215,19 +243,19 @@ def _archive_system(protocol: str, chain: str) -> fsspec.AbstractFileSystem:
 
 @contextmanager
 def open_compressed(path: str) -> Iterator[BinaryIO]:
-    """Open for reading bytes, decompressing .gz, .bz2, .xz and .zst (any number of frames) by the name.
+    """Open for reading bytes, decompressing gzip, bzip2, xz and zstd (any number of frames), known by name or first bytes.
 
     The stream raises Unreadable when it turns out to be a decompression bomb, and what its format raises when it is damaged.
     """
     with open_raw(path) as file:
-        name = path.split("::")[0].lower()
-        if name.endswith(".gz"):
+        packing = _packing(path.split("::")[0].lower(), file)
+        if packing == ".gz":
             stream: BinaryIO = gzip.GzipFile(fileobj=file)
-        elif name.endswith(".bz2"):
+        elif packing == ".bz2":
             stream = bz2.BZ2File(file)
-        elif name.endswith(".xz"):
+        elif packing == ".xz":
             stream = lzma.LZMAFile(file)  # noqa: SIM115 (closed with the guard below)
-        elif name.endswith(".zst"):
+        elif packing == ".zst":
             # Arrow's reader says when an archive was cut off; python-zstandard's stream_reader ends as if all were well
             stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
         else:
@@ -235,6 +263,16 @@ def open_compressed(path: str) -> Iterator[BinaryIO]:
             return
         with stream, io.BufferedReader(_Guard(stream, file), 1 << 20) as guarded:
             yield guarded
+
+
+def _packing(name: str, file: BinaryIO) -> str | None:
+    """The name's ending for a compressed file, also where the name does not tell."""
+    named = next((packing for packing in MAGIC if name.endswith(packing)), None)
+    if named or not file.seekable():
+        return named
+    head = file.read(10)
+    file.seek(0)
+    return next((packing for packing, magic in MAGIC.items() if re.match(magic, head)), None)
 
 
 class _Guard(io.RawIOBase):

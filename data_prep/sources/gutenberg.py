@@ -29,6 +29,13 @@ class GutenbergSource(SourceSettings):
     """Set aside files without Project Gutenberg's start marker; false: take them whole."""
 
 
+LANGUAGES = {
+    "english": "en", "french": "fr", "german": "de", "spanish": "es", "italian": "it", "dutch": "nl", "portuguese": "pt",
+    "finnish": "fi", "swedish": "sv", "danish": "da", "norwegian": "no", "latin": "la", "greek": "el", "hungarian": "hu",
+    "polish": "pl", "czech": "cs", "russian": "ru", "chinese": "zh", "japanese": "ja", "esperanto": "eo", "catalan": "ca",
+    "tagalog": "tl", "welsh": "cy", "hebrew": "he", "romanian": "ro", "bulgarian": "bg", "serbian": "sr", "icelandic": "is",
+}  # fmt: skip
+"""Names of languages in the headers of books -> ISO 639-1."""
 _START = re.compile(
     r"^[ \t]*\*{3}[ \t]*START OF (?:THE|THIS) PROJECT GUTENBERG E(?:BOOK|TEXT).*$"
     r"|^[ \t]*\*END\W{0,2}THE SMALL PRINT.*$"
@@ -129,6 +136,8 @@ def _metadata(text: str) -> dict[str, Any]:
         fields["ebook"] = int(number.group(1))
         fields["url"] = f"https://www.gutenberg.org/ebooks/{number.group(1)}"
     dates = [fields.pop(key) for key in ("release_date", "posting_date") if key in fields]
+    if language := LANGUAGES.get(fields.get("language", "").lower()):
+        fields["language"] = language
     if dates:
         fields["date"] = _NUMBER.sub("", dates[0]).strip()
     return fields

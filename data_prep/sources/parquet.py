@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, find_files, open_raw
+from data_prep.sources.files import Piece, SourceSettings, decode, find_files, open_raw
 
 
 class ParquetSource(SourceSettings):
@@ -46,6 +46,7 @@ def read(piece: Piece, settings: ParquetSource) -> Iterator[Document | SetAside]
         for batch in file.iter_batches(batch_size=1024, columns=[settings.text_column, *columns]):
             for record in batch.to_pylist():
                 text: Any = record.pop(settings.text_column)
+                text = decode(text)[0] if isinstance(text, bytes) else text  # older writers do not mark text as such
                 if isinstance(text, str):
                     yield Document(f"{settings.name}/{piece.name}#{row}", text, settings.name, _jsonable(record))
                 else:

@@ -26,7 +26,7 @@ def pieces(settings: PlainTextSource, base: Path) -> list[Piece]:
 def read(piece: Piece, settings: PlainTextSource) -> Iterator[Document | SetAside]:
     """Documents of one file."""
     raw = read_whole(piece, settings)
-    if b"\0" in raw[:8192] and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if b"\0" in raw[:8192] and not raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
         yield SetAside(piece.path, "binary data, not text")
         return
     text, encoding = decode(raw)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 from pydantic import field_validator
 
 from data_prep.document import Document, SetAside
 from data_prep.sources.files import Piece, SourceSettings, find_files, read_whole
+from data_prep.sources.loose_json import loads
 
 SUFFIXES = tuple(kind + packed for kind in (".json", ".jsonl") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 QUESTIONS, ANSWERS = ("question", "query", "prompt", "q"), ("answers", "answer", "response", "a")
@@ -56,15 +56,15 @@ def read(piece: Piece, settings: QuestionAnswerSource) -> Iterator[Document | Se
 def _entries(raw: bytes) -> Iterator[tuple[str, Any]]:
     """(place, entry): of {"data": [...]}, of a list, or of one object per line."""
     try:
-        whole = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        whole = loads(raw.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError as error:
         lines = [line for line in raw.split(b"\n") if line.strip()]
         if len(lines) < 2:
             raise ValueError(f"not JSON: {error}") from None
         for number, line in enumerate(lines, 1):
             try:
-                yield f"line {number}", orjson.loads(line)
-            except orjson.JSONDecodeError as problem:
+                yield f"line {number}", loads(line)
+            except ValueError as problem:
                 yield f"line {number}", f"not JSON: {problem}"
         return
     entries = whole.get("data", [whole]) if isinstance(whole, dict) else whole

@@ -62,13 +62,13 @@ def read(piece: Piece, settings: WarcSource) -> Iterator[Document | SetAside]:
     """Documents of one file: its WET records, and its responses with status 200 that hold HTML or plain text."""
     robots = SiteRules(settings.agents, Path(piece.beside) if piece.beside else None)
     with _open(piece, settings) as stream:
-        for number, record in _records(stream, piece, settings):
-            if isinstance(record, SetAside):
-                yield record
+        for number, found in _records(stream, piece, settings):
+            if isinstance(found, SetAside):
+                yield found
                 continue
             where = f"{piece.path}, record {number}"
             try:
-                document = _document(record, f"{settings.name}/{piece.name}#{number}", settings, robots)
+                document = _document(*found, f"{settings.name}/{piece.name}#{number}", settings, robots)
             except (ValueError, OSError, RuntimeError) as error:
                 yield SetAside(where, f"{type(error).__name__}: {error}")
                 continue
@@ -85,8 +85,8 @@ def _open(piece: Piece, settings: WarcSource) -> Any:
 
 
 def _records(stream: BinaryIO, piece: Piece, settings: WarcSource) -> Iterator[tuple[int, Any]]:
-    """(number, record) of all records, and SetAside where some had to be passed over. The whole file is never in memory: it is
-    cut where lines begin with WARC/1, and each piece is parsed by itself, so that a damaged one harms no other."""
+    """(number, (record, its bytes)) of all records, and SetAside where some had to be passed over. The file is never whole in
+    memory: it is cut where lines begin with WARC/1, and each piece is parsed by itself: a damaged one harms no other."""
     number = 0
     try:
         for chunk in _cut(stream, settings.max_document_bytes):
@@ -95,8 +95,10 @@ def _records(stream: BinaryIO, piece: Piece, settings: WarcSource) -> Iterator[t
                 yield number, SetAside(f"{piece.path}, record {number}", "longer than max_document_megabytes")
                 continue
             try:
-                for record in ArchiveIterator(io.BytesIO(_repaired(chunk)), parse_http=True, auto_decode="all"):
-                    yield number, record
+                repaired = _repaired(chunk)
+                record = next(iter(ArchiveIterator(io.BytesIO(repaired), parse_http=True, auto_decode="all")), None)
+                if record is not None:
+                    yield number, (record, repaired)
             except (OSError, ValueError, RuntimeError) as error:
                 yield number, SetAside(f"{piece.path}, record {number}", f"damaged: {error}")
     except (OSError, EOFError, ValueError) as error:
@@ -170,11 +172,59 @@ def _repaired(chunk: bytes) -> bytes:
         raise ValueError(f"cut off: {len(body):,} of {declared:,} bytes")
     if declared is not None:
         body = body[:declared]
+    if body.startswith(b"HTTP/"):
+        head, blank, content = _divided(body)
+        body = b"\r\n".join(re.split(rb"\r?\n", head)) + (b"\r\n\r\n" if blank else b"") + content
     lines = [line for line in lines if not line.lower().startswith(b"content-length:")]
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body, b"", b""])
 
 
-def _document(record: Any, identifier: str, settings: WarcSource, robots: SiteRules) -> Document | None:
+def _divided(message: bytes) -> tuple[bytes, bytes, bytes]:
+    """(header, blank line, content) of a message with any line ends."""
+    blank = re.search(rb"\r?\n\r?\n", message)
+    return (message[: blank.start()], blank.group(), message[blank.end() :]) if blank else (message, b"", b"")
+
+
+def _payload(record: Any, chunk: bytes, limit: int) -> bytes:
+    """The content of a response. Where it does not have the form that its header claims, as when a crawler unpacked it and kept
+    the header, or chunks are wrong, what can be read is taken. Raises ValueError when that is nothing."""
+    try:
+        return record.reader.read()
+    except OSError as error:
+        raw = _divided(_divided(chunk)[2])[2]
+        headers = {str(name).lower(): str(value).lower() for name, value in record.http_headers}
+        if "chunked" in headers.get("transfer-encoding", ""):
+            raw = _unchunked(raw)
+        encoding = headers.get("content-encoding", "")
+        if raw[:2] == b"\x1f\x8b" or "deflate" in encoding:
+            raw = _inflated(raw, limit)
+        if not encoding or raw.lstrip()[:1] == b"<":
+            return raw
+        raise ValueError(f"content in no form that its header claims ({encoding}): {error}") from None
+
+
+def _unchunked(raw: bytes) -> bytes:
+    """The chunks' contents up to the first that is damaged; all, where there are no chunks."""
+    parts, place = [], 0
+    while size := re.compile(rb"\s*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n").match(raw, place):
+        parts.append(raw[size.end() : size.end() + int(size.group(1), 16)])
+        place = size.end() + int(size.group(1), 16)
+    return b"".join(parts) if parts else raw
+
+
+def _inflated(raw: bytes, limit: int) -> bytes:
+    """What can be decompressed of gzip, zlib or bare deflate data."""
+    for window in (47, -15):
+        try:
+            found = zlib.decompressobj(window).decompress(raw, limit)
+        except zlib.error:
+            continue
+        if found:
+            return found
+    return raw
+
+
+def _document(record: Any, chunk: bytes, identifier: str, settings: WarcSource, robots: SiteRules) -> Document | None:
     headers = record.headers
     url = (headers.get("WARC-Target-URI") or "").strip("<> ")
     metadata: dict[str, Any] = {"url": url, "record_id": (headers.get("WARC-Record-ID") or "").strip("<>")}
@@ -191,7 +241,7 @@ def _document(record: Any, identifier: str, settings: WarcSource, robots: SiteRu
     kind = (record.http_content_type or "").lower()
     if record.http_headers.status_code not in (200, None):
         return None
-    raw = record.reader.read()
+    raw = _payload(record, chunk, settings.max_document_bytes)
     if robots.learn(url, raw):
         return None
     fields = [(str(name), str(value)) for name, value in record.http_headers]

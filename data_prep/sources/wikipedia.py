@@ -27,6 +27,10 @@ przypisy|linki zewnętrzne|zobacz też|примечания|ссылки|лит�
 referencies|vegeu també|enllaços externs"""
 """Headings of sections that list works and links, in the larger Wikipedias."""
 _REDIRECT = re.compile(r"\s*#\s*\w+\s*:?\s*\[\[[^\]\n]+\]\]", re.UNICODE)
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_BARE = re.compile(r"&(?!(?:lt|gt|amp|quot|apos|#\d{1,7}|#x[0-9a-fA-F]{1,6});)")
+HEAD_BYTES = 1 << 22
+"""What may stand before the first page."""
 _DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:disambig\w*|dab|hndis|geodis|begriffsklärung|homonymie|desambiguación|desambiguação|disambigua|dp|ujednoznacznienie|"
     r"неоднозначность|aimai|曖昧さ回避|disambig|消歧义)\s*[|}]",
@@ -52,31 +56,36 @@ def pieces(settings: WikipediaSource, base: Path) -> list[Piece]:
 
 
 def read(piece: Piece, settings: WikipediaSource) -> Iterator[Document | SetAside]:
-    """Articles of one dump. One that is cut off or damaged is read up to there. Redirects are passed over."""
+    """Articles of one dump; a damaged page is set aside, the rest goes on. Redirects are passed over."""
     sections = [title.strip() for title in APPARATUS.split("|")] if settings.drop_sections is None else settings.drop_sections
     unwanted = frozenset(title.lower() for title in sections)
     licence = settings.licence or "CC-BY-SA-4.0"
-    pages = 0
+    number = 0
     try:
         with open_compressed(piece.path) as stream:
             site = _Site()
-            for page in _pages(stream, site):
-                pages += 1
-                if page["namespace"] not in settings.namespaces or page["redirect"] or _REDIRECT.match(page["text"]):
-                    continue
-                if not settings.disambiguation_pages and _DISAMBIGUATION.search(page["text"]):
+            for number, raw in enumerate(_cut(stream, site, settings.max_document_bytes), 1):
+                where = f"{piece.path}, page {number}"
+                if raw is None:
+                    yield SetAside(where, f"longer than max_document_megabytes ({settings.max_document_megabytes})")
                     continue
                 try:
+                    page = _page(_parsed(raw), site)
+                    where = f"{where} ({page['title']})"
+                    if page["namespace"] not in settings.namespaces or page["redirect"] or _REDIRECT.match(page["text"]):
+                        continue
+                    if not settings.disambiguation_pages and _DISAMBIGUATION.search(page["text"]):
+                        continue
                     text = wikitext.clean(page["text"], site.unwanted_links, unwanted)
-                except (RecursionError, ValueError, RuntimeError) as error:
-                    yield SetAside(
-                        f"{piece.path}, page {page['id']} ({page['title']})", f"markup: {type(error).__name__}: {error}"
-                    )
+                except (ElementTree.ParseError, RecursionError, ValueError, RuntimeError) as error:
+                    yield SetAside(where, f"{type(error).__name__}: {error}")
                     continue
                 identifier = f"{settings.name}/{piece.name}#{page['id']}"
                 yield Document(identifier, text, settings.name, site.metadata(page) | {"licence": licence})
-    except (ElementTree.ParseError, OSError, EOFError, ValueError) as error:
-        yield SetAside(f"{piece.path}, after page {pages}", f"unreadable from here on: {type(error).__name__}: {error}")
+            if number == 0:
+                yield SetAside(piece.path, "no <page> in it: no MediaWiki dump")
+    except (OSError, EOFError, ValueError) as error:
+        yield SetAside(f"{piece.path}, after page {number}", f"unreadable from here on: {type(error).__name__}: {error}")
 
 
 class _Site:
@@ -85,18 +94,31 @@ class _Site:
     def __init__(self) -> None:
         self.language: str | None = None
         self.base = ""
+        self.namespaces: dict[str, int] = {}
+        """Of this language, by name in lower case."""
         self.unwanted_links = frozenset({"file", "image", "category", "media"})
 
-    def learn(self, element: ElementTree.Element) -> None:
-        """Take over <siteinfo>: the address, and what this language calls files (6), categories (14) and media (-2)."""
-        names = set(self.unwanted_links)
-        for child in element.iter():
+    def learn(self, head: bytes) -> None:
+        """Take over what stands before the first page: language, address, and the names of the namespaces, of which links to
+        files (6), categories (14) and media (-2) show no text. A head that is not in form tells nothing."""
+        start = head.find(b"<mediawiki")
+        try:
+            root = ElementTree.fromstring(head[start:] + b"</mediawiki>")
+        except ElementTree.ParseError:
+            return
+        self.language = root.get("{http://www.w3.org/XML/1998/namespace}lang")
+        for child in root.iter():
             tag = child.tag.rpartition("}")[2]
             if tag == "base" and child.text and "/" in child.text:
                 self.base = child.text.rsplit("/", 1)[0]
-            elif tag == "namespace" and child.get("key") in ("6", "14", "-2") and child.text:
-                names.add(child.text.strip().lower())
-        self.unwanted_links = frozenset(names)
+            elif tag == "namespace" and child.text and re.fullmatch(r"-?\d+", child.get("key", "")):
+                self.namespaces[child.text.strip().lower()] = int(child.get("key", "0"))
+        unwanted = {name for name, number in self.namespaces.items() if number in (6, 14, -2)}
+        self.unwanted_links |= unwanted
+
+    def namespace_of(self, title: str) -> int:
+        """By the title's beginning, as dumps of before 2012 have it."""
+        return self.namespaces.get(title.partition(":")[0].strip().lower(), 0) if ":" in title else 0
 
     def metadata(self, page: dict[str, Any]) -> dict[str, Any]:
         found = {"title": page["title"], "page_id": page["id"], "revision_id": page["revision"], "date": page["date"]}
@@ -107,46 +129,61 @@ class _Site:
         return found
 
 
-def _pages(stream: Any, site: _Site) -> Iterator[dict[str, Any]]:
-    """Pages of a dump, in bounded memory. The dump may declare no entities: they are how XML bombs are made."""
-    parser = ElementTree.XMLPullParser(("start", "end"))
-    parser.feed("")
-    root: ElementTree.Element | None = None
-    head = b""
-    while chunk := stream.read(1 << 18):
-        if len(head) < 4096:
-            head += chunk[:4096]
-            if b"<!DOCTYPE" in head or b"<!ENTITY" in head:
-                raise ValueError("it declares a document type or entities, which no dump does")
-        parser.feed(chunk)
-        for event, element in parser.read_events():
-            tag = element.tag.rpartition("}")[2]
-            if event == "start":
-                if root is None:
-                    root = element
-                    site.language = element.get("{http://www.w3.org/XML/1998/namespace}lang")
-            elif tag == "siteinfo":
-                site.learn(element)
-            elif tag == "page":
-                yield _page(element)
-                assert root is not None
-                root.clear()
-    parser.close()
+def _cut(stream: Any, site: _Site, limit: int) -> Iterator[bytes | None]:
+    """The bytes of each <page>, None for one over the limit. Text is escaped in a dump, so that the tags mark nothing else; the
+    dump is never parsed as a whole, and entities, with which XML bombs are made, are not known."""
+    buffer, ended, headed = b"", False, False
+    while True:
+        start = buffer.find(b"<page>")
+        if start >= 0 and not headed:
+            site.learn(buffer[:start])
+            headed = True
+        end = buffer.find(b"</page>", max(0, start))
+        if start >= 0 and end >= 0:
+            again = buffer.rfind(b"<page>", start, end)
+            if again > start:  # the page before has no end
+                yield buffer[start:again]
+                start = again
+            yield buffer[start : end + len(b"</page>")]
+            buffer = buffer[end + len(b"</page>") :]
+            continue
+        if ended:
+            if start >= 0:
+                yield buffer[start:]
+            return
+        if start >= 0 and len(buffer) - start > limit:
+            yield None
+            buffer, start = buffer[start + len(b"<page>") :], -1
+        if start < 0 and (headed or len(buffer) > HEAD_BYTES):
+            buffer = buffer[-16:]  # a tag may begin here
+        chunk = stream.read(1 << 20)
+        ended = not chunk
+        buffer = buffer + chunk
 
 
-def _page(element: ElementTree.Element) -> dict[str, Any]:
-    page: dict[str, Any] = {"title": "", "id": 0, "namespace": 0, "redirect": False, "revision": 0, "date": None, "text": ""}
+def _parsed(raw: bytes) -> ElementTree.Element:
+    """The page's tree. Characters that XML does not have, wrong UTF-8 and bare & are mended. Raises ParseError for the rest."""
+    try:
+        return ElementTree.fromstring(raw)
+    except ElementTree.ParseError:
+        text = _NOT_XML.sub("", raw.decode("utf-8", "replace"))
+        return ElementTree.fromstring(_BARE.sub("&amp;", text).encode())
+
+
+def _page(element: ElementTree.Element, site: _Site) -> dict[str, Any]:
+    page: dict[str, Any] = {"title": "", "id": 0, "namespace": None, "redirect": False, "revision": 0, "date": None, "text": ""}
     for child in element:
-        tag = child.tag.rpartition("}")[2]
-        if tag == "title":
+        if child.tag == "title":
             page["title"] = child.text or ""
-        elif tag == "ns":
+        elif child.tag == "ns":
             page["namespace"] = int(child.text or 0)
-        elif tag == "id":
+        elif child.tag == "id":
             page["id"] = int(child.text or 0)
-        elif tag == "redirect":
+        elif child.tag == "redirect":
             page["redirect"] = True
-        elif tag == "revision":
-            fields = {field.tag.rpartition("}")[2]: field.text for field in child}
+        elif child.tag == "revision":
+            fields = {field.tag: field.text for field in child}
             page |= {"revision": int(fields.get("id") or 0), "date": fields.get("timestamp"), "text": fields.get("text") or ""}
+    if page["namespace"] is None:
+        page["namespace"] = site.namespace_of(page["title"])
     return page

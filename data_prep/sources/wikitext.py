@@ -23,6 +23,13 @@ _BEFORE_STOP = re.compile(r" +([,.;:!?)](?:\s|$))")
 _LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _LEFTOVER = (r"__[A-Z]+__", r"\[\[|\]\]", r"\{\{+|\}\}+", r"^\s*[|!{].*$", r"'''?", r"</?\w+[^<>\n]{0,200}>")
 _MAGIC = re.compile("|".join(_LEFTOVER), re.MULTILINE)
+MAX_OPEN = 500
+"""Templates, links and tags within each other, or without end. Parsing time grows with the square of them."""
+_OPENS = re.compile(
+    r"(\{\{)|(\[\[)|(\[(?=https?:|ftp:|//))|(<!--)|(<(?!(?:br|hr|wbr|img|li|p|dd|dt|td|th|tr)\b)[a-zA-Z])|(-\{)"
+    r"|(\}\})|(\]\])|(\])|(-->)|(</|/>)|(\}-)"
+)
+"""Six ways to open something, and the six to close it, in the same order."""
 _TABLE = re.compile(r"\{\||\|\}")
 
 
@@ -31,7 +38,11 @@ def clean(markup: str, unwanted_links: frozenset[str], unwanted_sections: frozen
 
     `unwanted_links`: lower-case namespace names (file, category, ...) whose links show no text. `unwanted_sections`: lower-case
     headings left out with all below them. Not implemented: expansion of templates and modules, tables.
+
+    Raises ValueError for markup with hundreds of brackets or tags that do not end, on which the parser takes for ever.
     """
+    if (open_ones := _most_open(markup)) > MAX_OPEN:
+        raise ValueError(f"{open_ones:,} templates, links or tags that are open at once, more than {MAX_OPEN}")
     tree = mwparserfromhell.parse(_without_tables(markup), skip_style_tags=True)
     parts: list[str] = []
     _render(tree, parts, unwanted_links)
@@ -58,6 +69,19 @@ def _without_tables(markup: str) -> str:
         end = markup.find("\n\n", place)
         place = end if end >= 0 else len(markup)
     return "".join([*parts, markup[place:]])
+
+
+def _most_open(markup: str) -> int:
+    """The most things that are open at one place, counted roughly, in linear time."""
+    depth, deepest = [0] * 6, 0
+    for match in _OPENS.finditer(markup):
+        kind = match.lastindex or 0
+        if kind <= 6:
+            depth[kind - 1] += 1
+            deepest = max(deepest, sum(depth))
+        elif depth[kind - 7]:
+            depth[kind - 7] -= 1
+    return deepest
 
 
 def _render(tree: Wikicode, out: list[str], unwanted: frozenset[str]) -> None:

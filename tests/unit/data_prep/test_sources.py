@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from data_prep.recipe import Recipe
 from data_prep.sources import gutenberg
 from data_prep.sources.files import find_files
 from strict_json import ConfigError
+from tests.unit.data_prep.test_web_sources import read as read_all
 
 SAMPLES = Path(__file__).resolve().parents[3] / "data_prep" / "samples"
 
@@ -111,7 +113,7 @@ def test_gutenberg_keeps_the_book_alone(tmp_path, edition):
         assert kept == {
             "title": "A Tale",
             "author": "A. Writer",
-            "language": "English",
+            "language": "en",
             "ebook": 123,
             "url": "https://www.gutenberg.org/ebooks/123",
             "date": "May 3, 2008",
@@ -234,3 +236,45 @@ def test_datasets_on_disk(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(ConfigError, match="not a dataset written by save_to_disk"):
         read(tmp_path, type="hf_dataset", paths=["other"])
+
+
+def test_json_beyond_the_standard(tmp_path):
+    lines = [
+        b'\xef\xbb\xbf{"text": "a mark"}\r',
+        b'{"text": "not a number", "score": NaN}',
+        b'{"text": "lone \\ud800 surrogate, whole \\ud83d\\ude00 pair"}',
+        '{"text": "süß"}'.encode("cp1252"),
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "array.json").write_text(json.dumps([{"text": "one"}, {"text": "two"}, 3], indent=1))
+    (tmp_path / "object.json").write_text(json.dumps({"text": "three"}, indent=1))
+    (tmp_path / "short.json").write_text('[{"text": "four"}]')
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(b'{"text": "five"}'))
+    (tmp_path / "bad.jsonl").write_text('{"text": \n{"text": "six"}\n')
+    documents, aside = read_all(tmp_path, type="jsonl", paths=["."])
+    lines = ["a mark", "not a number", "lone \ufffd surrogate, whole \U0001f600 pair", "süß"]
+    assert sorted(d.text for d in documents) == sorted([*lines, "one", "two", "three", "four", "five", "six"])
+    assert [(Path(a.where.split(":")[0].split(",")[0]).name, a.reason.split(":")[0]) for a in aside] == [
+        ("array.json", 'no string under "text"'),
+        ("bad.jsonl", "not JSON"),
+    ]
+
+
+def test_csv_encodings_and_giant_lines(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,url\nsüß,u\nÄpfel,v\n".encode("cp1252"))
+    (tmp_path / "b.csv").write_bytes("text;url\nsüß;u\n".encode("utf-16"))
+    (tmp_path / "c.csv").write_bytes(b"text\nfirst\n" + b"x" * (2 << 20) + b"\nlast\n")
+    (tmp_path / "d.tsv").write_text('text\turl\n"quoted\tu\nnext\tv\n')
+    documents, (aside,) = read_all(tmp_path, type="csv", paths=["."], max_document_megabytes=1, quotes=False)
+    assert [d.text for d in documents] == ["süß", "Äpfel", "süß", "first", "last", '"quoted', "next"]
+    assert aside.where.endswith("c.csv:3") and "max_document_megabytes" in aside.reason
+
+
+def test_links_that_lead_nowhere_or_back(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe.txt")
+    documents, aside = read_all(tmp_path, type="plaintext", paths=["."])
+    assert [d.text for d in documents] == ["text"]
+    assert [Path(a.where).name for a in aside] == ["broken.txt", "pipe.txt"]

@@ -6,8 +6,10 @@ import bz2
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,31 @@ def test_wet_with_any_line_ends(tmp_path, line_end):
     (tmp_path / "a.warc.wet").write_bytes(b"".join(records).replace(b"\r\n", line_end))
     documents, aside = read(tmp_path, type="warc", paths=["."])
     assert ([d.text.strip() for d in documents], aside) == (["Text 0 ü", "Text 1 ü", "Text 2 ü"], [])
+
+
+def test_http_bodies_that_are_not_what_their_header_says(tmp_path):
+    """Crawlers unpack a body and keep its header; servers count wrongly."""
+    chunks = "Transfer-Encoding: chunked\r\n"
+    bodies = {
+        "not chunked": (page(0), chunks),
+        "size beyond the end": (b"FFFFF\r\n" + page(1) + b"\r\n0\r\n\r\n", chunks),
+        "not gzip": (page(2), "Content-Encoding: gzip\r\n"),
+        "gzip cut off": (gzip.compress(page(3) + b" " * 500 + os.urandom(500))[:-400], "Content-Encoding: gzip\r\n"),
+        "bare deflate": (zlib.compress(page(4))[2:-4], "Content-Encoding: deflate\r\n"),
+        "not brotli": (page(5), "Content-Encoding: br\r\n"),
+        "broken brotli": (b"\x8b\x02\x80xyz", "Content-Encoding: br\r\n"),
+    }
+    records = [warc_record(f"http://a.org/{n}", body, more=more) for n, (body, more) in enumerate(bodies.values())]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    documents, (aside,) = read(tmp_path, type="warc", paths=["a.warc"])
+    assert [d.text[:7] for d in documents] == [f"Page {n}:" for n in range(6)]
+    assert "record 7" in aside.where and "br" in aside.reason
+
+
+def test_http_headers_with_bare_line_ends(tmp_path):
+    (tmp_path / "a.warc").write_bytes(warc_record("http://a.org/1", page(1)).replace(b"\r\n", b"\n"))
+    (document,), aside = read(tmp_path, type="warc", paths=["a.warc"])
+    assert document.text.startswith("Page 1:") and not aside
 
 
 def test_http_bodies_that_are_packed(tmp_path):
@@ -160,10 +187,35 @@ def test_a_dump_that_is_cut_off_or_a_bomb(tmp_path):
     cut = dump()[: dump().index(b"Zwei") + 2]
     (tmp_path / "a.xml.bz2").write_bytes(bz2.compress(cut))
     documents, (aside,) = read(tmp_path, type="wikipedia", paths=["a.xml.bz2"])
-    assert [d.metadata["page_id"] for d in documents] == [1] and "after page 3" in aside.where
-    (tmp_path / "b.xml").write_bytes(b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><mediawiki>&b;</mediawiki>')
+    assert [d.metadata["page_id"] for d in documents] == [1] and "page 4" in aside.where
+    entities = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
+    (tmp_path / "b.xml").write_bytes(entities + b"<mediawiki>&b;</mediawiki>")
     documents, (aside,) = read(tmp_path, type="wikipedia", paths=["b.xml"])
-    assert not documents and "entities" in aside.reason
+    assert not documents and "no <page>" in aside.reason
+    page = ARTICLE.format(title="A", ns=0, id=1, redirect="", text="Text &b; more.")
+    (tmp_path / "c.xml").write_bytes(entities + b"<mediawiki>" + page.encode() + b"</mediawiki>")
+    (document,), _ = read(tmp_path, type="wikipedia", paths=["c.xml"])
+    assert document.text == "Text &b; more."
+
+
+def test_one_damaged_page_harms_no_other(tmp_path):
+    whole = [ARTICLE.format(title=f"T{n}", ns=0, id=n, redirect="", text=f"Seite {n} & mehr.") for n in range(5)]
+    whole[1] = whole[1].replace("Seite 1", "Seite \x01 1 & < 2")
+    whole[2] = whole[2].replace("</title>", "")
+    whole[3] = whole[3].replace("</page>", "")
+    (tmp_path / "a.xml").write_text(DUMP.format(pages="".join(whole)))
+    documents, aside = read(tmp_path, type="wikipedia", paths=["a.xml"])
+    assert [d.text for d in documents] == ["Seite 0 & mehr.", "Seite 4 & mehr."]
+    assert [a.where.rpartition(", ")[2] for a in aside] == ["page 2", "page 3", "page 4"]
+
+
+def test_namespaces_of_old_dumps(tmp_path):
+    pages = [
+        ARTICLE.format(title=t, ns=0, id=1, redirect="", text="x y").replace("<ns>0</ns>", "") for t in ("Datei:A", "B: C")
+    ]
+    (tmp_path / "a.xml").write_text(DUMP.format(pages="".join(pages)))
+    documents, aside = read(tmp_path, type="wikipedia", paths=["a.xml"])
+    assert [d.metadata["title"] for d in documents] == ["B: C"] and not aside
 
 
 @settings(max_examples=150, deadline=2000)
@@ -173,9 +225,11 @@ def test_any_markup_becomes_text_without_brackets(markup):
     assert "[[" not in text and "{{" not in text
 
 
-@pytest.mark.parametrize("markup", ["{{" * 5000, "[[" * 5000, "{|\n" * 5000, "{{a|" * 2000 + "}}" * 2000, "<ref>" * 3000])
+@pytest.mark.parametrize("markup", ["{{" * 5000, "[[" * 5000, "{{a|" * 2000 + "}}" * 2000, "<ref>" * 3000])
 def test_markup_without_end(markup):
-    wikitext.clean(markup + "x", frozenset(), frozenset())
+    with pytest.raises(ValueError, match=r"open at once, more than 500"):
+        wikitext.clean(markup, frozenset(), frozenset())
+    assert "x" in wikitext.clean(f"{markup[:400]}\n\nx", frozenset(), frozenset())
 
 
 def test_questions_and_answers(tmp_path):
