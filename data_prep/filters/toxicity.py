@@ -19,6 +19,7 @@ SEGMENT = 200
 _MENTION = re.compile(r"@\w+")
 _URL = re.compile(r"https?://\S+")
 _ENTITY = re.compile(r"&#?\w+;")
+_WORD = re.compile(r"\w+")
 
 
 class Toxicity(FilterSettings):
@@ -43,15 +44,15 @@ def apply(document: Document, settings: Toxicity) -> Document | Drop:
     use of themselves; irony, threats without such words and other languages are not seen. Look at what is dropped.
     """
     pieces = segments(document.text)
-    scores = LinearText.load("toxicity").scores([normalise(piece) for piece in pieces])
-    toxic = scores >= settings.threshold
+    judged = pieces
     if settings.need_listed_word and len(pieces) > 1:
-        toxic &= [bool(_listed().search(piece)) for piece in pieces]
-    share = float(toxic.mean()) if len(pieces) else 0.0
+        judged = [piece for piece in pieces if listed_words(piece)]
+    scores = LinearText.load("toxicity").scores([normalise(piece) for piece in judged])
+    share = float((scores >= settings.threshold).sum()) / max(1, len(pieces))
     if share > settings.max_toxic_share:
         return Drop("toxic", f"{share:.0%} of {len(pieces)} segments, highest score {scores.max():.2f}")
     if settings.max_listed_words is not None:
-        found = len(_listed().findall(document.text))
+        found = listed_words(document.text)
         total = max(1, len(document.text.split()))
         if found > settings.max_listed_words * total:
             return Drop("listed words", f"{found} of {total} words")
@@ -79,9 +80,18 @@ def normalise(text: str) -> str:
     return _ENTITY.sub(" ", _URL.sub(" urlmark ", _MENTION.sub(" mentionmark ", text)))
 
 
+def listed_words(text: str) -> int:
+    """How many words and phrases of the list a text has, whole ones, in any case."""
+    words, phrases = _list()
+    lower = text.lower()
+    return sum(map(words.__contains__, _WORD.findall(lower))) + len(phrases.findall(lower))
+
+
 @lru_cache(maxsize=1)
-def _listed() -> re.Pattern[str]:
-    """The words of the list, whole ones, in any case."""
-    entries = (FOLDER / "ldnoobw_en.txt").read_text(encoding="utf-8").split("\n")
-    entries = sorted({entry.strip().lower() for entry in entries if entry.strip()}, key=len, reverse=True)
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, entries)) + r")(?!\w)", re.IGNORECASE)
+def _list() -> tuple[frozenset[str], re.Pattern[str]]:
+    """(single words, what holds more than letters and digits)."""
+    lines_of_list = (FOLDER / "ldnoobw_en.txt").read_text(encoding="utf-8").split("\n")
+    entries = sorted({entry.strip().lower() for entry in lines_of_list if entry.strip()}, key=len, reverse=True)
+    words = frozenset(entry for entry in entries if _WORD.fullmatch(entry))
+    phrases = "|".join(re.escape(entry) for entry in entries if entry not in words)
+    return words, re.compile(rf"(?<!\w)(?:{phrases})(?!\w)")
