@@ -8,9 +8,10 @@ datatrove's: WarcReader, an extractor, GopherRepetitionFilter, GopherQualityFilt
 JsonlWriter, with drops kept as ours are. "Trafilatura" is its extractor with favour_precision, as its FineWeb example has it;
 "Resiliparse" puts the faster library, which is ours too, into its place. Start-up of processes is included, rounds take turns.
 
-Set alike: FineWeb's repeated characters 0.1, as the paper has it (datatrove's default is 0.01), and without datatrove's own
-new_line_ratio. Left different: words (datatrove splits them with spaCy, we with a regular expression), and Trafilatura's text.
-Language identification is off on both sides: datatrove downloads its model.
+Set alike: punctuation counts as words in Gopher's rule of alphabetic words, FineWeb's repeated characters 0.1, as the paper has
+it (datatrove's default is 0.01), and without datatrove's own new_line_ratio. Left different: words (datatrove splits them with
+spaCy, we with a regular expression), and Trafilatura's text. Language identification is off on both sides: datatrove downloads
+its model.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from data_prep.stage import Runner
 
 FILES = 4
 RULES = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
+AS_DATATROVE = {"gopher_quality": {"punctuation_is_words": True}}
 
 
 def pages_of(files: list[Path]) -> list[tuple[str, bytes]]:
@@ -73,7 +75,7 @@ def ours(work: Path, folder: Path, workers: int) -> None:
         "output": str(folder),
         "sources": [{"type": "warc", "name": "crawl", "paths": [str(work / "warc" / "*.warc.gz")]}],
         "task_megabytes": 1,
-        "clean": [{"type": rule} for rule in RULES],
+        "clean": [{"type": rule, **AS_DATATROVE.get(rule, {})} for rule in RULES],
         "tokenizer": {"vocab_size": 300},
     }
     build = Build(recipe=Recipe.model_validate(recipe), base=work)

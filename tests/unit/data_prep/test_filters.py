@@ -285,3 +285,9 @@ def test_licence_expressions(licence, kept):
     rule = policy.LicencePolicy(type="licence", allow=["MIT", "CC-BY-*"])
     document = Document("d", "text", "s", {"licence": licence})
     assert (policy.apply_licence(document, rule) is document) == kept
+
+
+def test_punctuation_counts_as_words_where_asked():
+    text = "\n".join(f"{name} (the miller), and: {name}; that is it!" for name in ["Ann", "Ben", "Cid", "Dan", "Eve"] * 3)
+    assert reason("gopher_quality", text) is None
+    assert reason("gopher_quality", text, punctuation_is_words=True) == "too few alphabetic words"
