@@ -61,13 +61,15 @@ class _Shard:
 
     def _open(self) -> None:
         header = self.header
-        self._bytes = np.memmap(self.path, np.uint8, "r", HEADER_BYTES, (header.token_bytes,))
+        # a plain array over the map: slices of a np.memmap take a microsecond more each
+        self._bytes = np.asarray(np.memmap(self.path, np.uint8, "r", HEADER_BYTES, (header.token_bytes,)))
+        self._tokens = self._bytes.view(header.dtype)
         tables = np.memmap(self.path, np.uint8, "r", header.tables_offset, (8 * (header.documents + header.blocks),))
         if xxhash.xxh3_128_digest(tables) != header.tables_checksum:
             raise ShardError(f"{self.path}: the document or checksum table is damaged. {REBUILD}")
         tables = tables.view("<u8")
         self.starts, self._checksums = tables[: header.documents], tables[header.documents :]
-        self._verified = np.zeros(header.blocks, bool)
+        self._verified = bytearray(header.blocks)
         self._opened = True
 
     def document_starts(self) -> np.ndarray:
@@ -81,7 +83,7 @@ class _Shard:
         size = self.header.dtype.itemsize
         if self._verify and stop > start:
             self._verify_blocks(start * size // BLOCK_BYTES, (stop * size - 1) // BLOCK_BYTES + 1)
-        return self._bytes[start * size : stop * size].view(self.header.dtype)
+        return self._tokens[start:stop]
 
     def _verify_blocks(self, first: int, last: int) -> None:
         for block in range(first, last):
@@ -94,12 +96,12 @@ class _Shard:
                     f"{self.path}: block {block} of {len(self._verified)} (64 KiB from byte "
                     f"{HEADER_BYTES + block * BLOCK_BYTES:,}) is damaged: its checksum does not match. {REBUILD}"
                 )
-            self._verified[block] = True
+            self._verified[block] = 1
 
     def verify(self) -> None:
         if not self._opened:
             self._open()
-        self._verified[:] = False
+        self._verified = bytearray(len(self._verified))
         self._verify_blocks(0, len(self._verified))
 
 
@@ -119,6 +121,7 @@ class TokenShards:
         self.takedowns = read_takedowns(folder, self.fingerprint)
         """Documents that nobody may learn from any more."""
         self._starts = [0, *accumulate(shard.header.tokens for shard in self._shards)]
+        self._starts_array = np.array(self._starts, dtype=np.int64)
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = True) -> TokenShards:
@@ -180,6 +183,46 @@ class TokenShards:
         """uint64 positions in the stream at which documents start, ascending. O(documents) memory."""
         offsets = self._starts[:-1]
         return np.concatenate([s.document_starts() + np.uint64(o) for s, o in zip(self._shards, offsets, strict=True)])
+
+    def read_into(self, starts: np.ndarray, sizes: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """Copy the tokens [starts[k], starts[k] + sizes[k]) of the stream to out[places[k]:places[k] + sizes[k]], for all k.
+
+        Arguments are int64 [spans], but `out`, integers [any].
+        """
+        if not len(starts):
+            return
+        stops = starts + sizes
+        if starts.min() < 0 or stops.max() > self.tokens:
+            raise IndexError(f"tokens {starts.min()} to {stops.max()} of {self.tokens}")
+        borders = self._starts_array
+        which = np.searchsorted(borders, starts, side="right") - 1
+        offsets = borders[which]
+        inside = stops <= borders[which + 1]
+        columns = (which, starts - offsets, stops - offsets, places, places + sizes, inside)
+        for index, start, stop, place, end, whole in zip(*(column.tolist() for column in columns), strict=True):
+            if whole:
+                out[place:end] = self._shards[index].read(start, stop)
+            else:
+                offset = self._starts[index]
+                out[place:end] = self.read(start + offset, stop + offset)
+
+    def document_starts_in(self, start: int, stop: int) -> np.ndarray:
+        """int64 positions in [start, stop) of the stream at which documents start, ascending."""
+        found, index = [], max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self._shards) and self._starts[index] < stop:
+            offset, starts = self._starts[index], self._shards[index].document_starts()
+            low, high = np.searchsorted(starts, np.array([max(0, start - offset), stop - offset], starts.dtype))
+            found.append(starts[low:high].astype(np.int64) + offset)
+            index += 1
+        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+
+    def document_lengths(self, most: int = 1 << 20) -> Iterator[np.ndarray]:
+        """int64 tokens of the documents in order, their end-of-document tokens included, at most `most` at a time."""
+        for shard in self._shards:
+            starts = shard.document_starts()
+            for first in range(0, len(starts), most):
+                part = starts[first : first + most + 1].astype(np.int64)
+                yield np.diff(part) if len(part) > most else np.diff(part, append=shard.header.tokens)
 
     def verify_all(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Check every byte of every shard; `progress(tokens done, tokens in all)` is called after each shard."""

@@ -1,0 +1,314 @@
+"""On-disk form of pack plans, version 1: which pieces of a token stream stand in which window. All numbers little-endian.
+
+A plan `plans/best_fit-2048.plan` in the folder of its shards:
+
+    4096 bytes   header (PlanHeader), zero-padded
+    pieces       12 bytes each: uint64 first token in the stream, uint32 tokens; the highest bit: the document goes on
+    zeros        up to a multiple of 8 bytes
+    windows      uint64 x (windows + 1): window i is the pieces windows[i] to windows[i + 1], one behind the other, then padding
+    blocks       uint64: xxh3-64 of each 64 KiB of pieces, zeros and windows
+
+A piece is of one document. A piece whose document goes on fills its window. The header carries its own checksum and one of the
+blocks table. Opening reads the header alone; each block is checked when it is first touched, and a changed entry of the blocks
+table is a block that does not match. So truncation and any flipped bit are refused before they could move a token.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, ShardError
+from data_prep.shards.writer import sync_folder
+
+MAGIC = b"MOENDAPP"
+VERSION = 1
+FILED = ("best_fit", "pad")
+"""Ways of packing that need a file; "concatenate" is arithmetic."""
+PIECE = np.dtype([("start", "<u8"), ("size", "<u4")])
+GOES_ON = 1 << 31
+"""Bit of a piece's size: its document goes on behind it, so that the last input's target is the document's next token."""
+
+_FIELDS = struct.Struct("<8sI16s16sIIQQQQQQ16s")
+_CHECKSUM_AT = HEADER_BYTES - 16
+
+
+def plan_name(way: str, window: int, max_documents: int | None = None) -> str:
+    """best_fit-2048, best_fit-2048-max64, ... Raises ValueError for a cap that does not go with the way, or is below 1."""
+    if max_documents is None:
+        return f"{way}-{window}"
+    if way != "best_fit":
+        raise ValueError(f'max_documents {max_documents} goes with packing "best_fit", not "{way}".')
+    if max_documents < 1:
+        raise ValueError(f"a window holds at least 1 document, not {max_documents}.")
+    return f"{way}-{window}-max{max_documents}"
+
+
+def plan_path(folder: Path, way: str, window: int, max_documents: int | None = None) -> Path:
+    """Where the plan of a folder of shards is."""
+    return folder / "plans" / f"{plan_name(way, window, max_documents)}.plan"
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What a plan says of itself."""
+
+    way: str
+    window: int
+    """Tokens per window."""
+    max_documents: int | None
+    """Most pieces in one window; None: any number."""
+    corpus_fingerprint: str
+    """Of the shards that it was made for."""
+    windows: int = 0
+    pieces: int = 0
+    tokens: int = 0
+    """Tokens in the windows."""
+    documents: int = 0
+    documents_cut: int = 0
+    """Documents that would fit a window and stand in two or more."""
+    documents_split: int = 0
+    """Documents longer than a window."""
+    blocks_checksum: bytes = bytes(16)
+    """xxh3-128 of the blocks table."""
+
+    @property
+    def padding(self) -> int:
+        """Places of the windows without a token."""
+        return self.windows * self.window - self.tokens
+
+    @property
+    def windows_offset(self) -> int:
+        """Where the windows table starts behind the header."""
+        return -(-self.pieces * PIECE.itemsize // 8) * 8
+
+    @property
+    def body_bytes(self) -> int:
+        """Size of pieces, zeros and windows."""
+        return self.windows_offset + 8 * (self.windows + 1)
+
+    @property
+    def blocks(self) -> int:
+        """Number of checksummed blocks."""
+        return -(-self.body_bytes // BLOCK_BYTES)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return HEADER_BYTES + self.body_bytes + 8 * self.blocks
+
+    def pack(self) -> bytes:
+        """The 4096 bytes at the start of the file."""
+        fields = _FIELDS.pack(
+            MAGIC,
+            VERSION,
+            self.way.encode(),
+            bytes.fromhex(self.corpus_fingerprint),
+            self.window,
+            self.max_documents or 0,
+            self.windows,
+            self.pieces,
+            self.tokens,
+            self.documents,
+            self.documents_cut,
+            self.documents_split,
+            self.blocks_checksum,
+        )
+        body = fields.ljust(_CHECKSUM_AT, b"\0")
+        return body + xxhash.xxh3_128_digest(body)
+
+    @property
+    def fingerprint(self) -> str:
+        """The header's checksum, hex: identifies the plan's whole content."""
+        return self.pack()[_CHECKSUM_AT:].hex()
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> PlanHeader:
+        """Read a header. Raises ShardError that says what is wrong with it, to follow the name of the file."""
+        if len(raw) < HEADER_BYTES:
+            raise ShardError(f"{len(raw)} bytes, less than the {HEADER_BYTES} of a plan's header")
+        magic, version, way, corpus, window, most, *numbers, blocks = _FIELDS.unpack_from(raw)
+        if magic != MAGIC:
+            raise ShardError(f"not a pack plan (it starts with {raw[:8]!r})")
+        if raw[_CHECKSUM_AT:] != xxhash.xxh3_128_digest(raw[:_CHECKSUM_AT]):
+            raise ShardError("the header is damaged (its checksum does not match)")
+        if version != VERSION:
+            raise ShardError(f"format version {version}; this moenda reads version {VERSION}")
+        return cls(way.rstrip(b"\0").decode(), window, most or None, corpus.hex(), *numbers, blocks_checksum=blocks)
+
+
+class PlanFile:
+    """A memory-mapped plan; opening and the look-up of any window take the same time whatever its size."""
+
+    def __init__(self, path: Path, header: PlanHeader):
+        self.path, self.header = path, header
+        self._body = np.asarray(np.memmap(path, np.uint8, "r", HEADER_BYTES, (header.body_bytes,)))
+        offset = HEADER_BYTES + header.body_bytes
+        self._checksums = np.asarray(np.memmap(path, "<u8", "r", offset, (header.blocks,)))
+        self._pieces = self._body[: header.pieces * PIECE.itemsize].view(PIECE)
+        self._windows = self._body[header.windows_offset :].view("<u8")
+        self._verified = np.zeros(header.blocks, bool)
+
+    @classmethod
+    def open(cls, path: Path, corpus_fingerprint: str) -> PlanFile:
+        """Open the plan of the shards with this fingerprint.
+
+        Raises ShardError, with the command that makes the plan, when it is missing, incomplete, damaged or of other shards.
+        """
+        if not path.is_file():
+            raise ShardError(f"{path}: this pack plan has not been made. {_remedy(path)}")
+        try:
+            with path.open("rb") as file:
+                raw = file.read(HEADER_BYTES)
+                size = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read: {error.strerror}. {_remedy(path)}") from None
+        try:
+            header = PlanHeader.unpack(raw)
+        except ShardError as error:
+            raise ShardError(f"{path}: {error}. {_remedy(path)}") from None
+        if size != header.file_bytes:
+            state = "truncated" if size < header.file_bytes else "longer than written"
+            raise ShardError(f"{path}: {state}: {size:,} bytes, its header says {header.file_bytes:,}. {_remedy(path)}")
+        if header.corpus_fingerprint != corpus_fingerprint:
+            raise ShardError(
+                f"{path}: made for shards {header.corpus_fingerprint}, these are {corpus_fingerprint}: the corpus was built "
+                f"anew. {_remedy(path)}"
+            )
+        if plan_name(header.way, header.window, header.max_documents) != path.stem:
+            name = plan_name(header.way, header.window, header.max_documents)
+            raise ShardError(f"{path}: the plan inside is {name}: it was renamed. {_remedy(path)}")
+        return cls(path, header)
+
+    def pieces(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pieces of windows, in order: (pieces of each window, first tokens in the stream, tokens: int64; bool goes on).
+
+        Raises ShardError when what it reads is damaged.
+        """
+        table = self.header.windows_offset
+        self._check(table + 8 * indices, table + 8 * indices + 16)
+        first = self._windows[indices].astype(np.int64)
+        last = self._windows[indices + 1].astype(np.int64)
+        self._check(PIECE.itemsize * first, PIECE.itemsize * last)
+        counts = last - first
+        before = np.cumsum(counts) - counts
+        found = self._pieces[np.arange(int(counts.sum())) + np.repeat(first - before, counts)]
+        sizes = found["size"].astype(np.int64)
+        goes_on = sizes >= GOES_ON
+        return counts, found["start"].astype(np.int64), sizes & (GOES_ON - 1), goes_on
+
+    def verify(self) -> None:
+        """Check every byte. Raises ShardError for damage."""
+        if xxhash.xxh3_128_digest(self._checksums) != self.header.blocks_checksum:
+            raise ShardError(f"{self.path}: the table of checksums is damaged. {_remedy(self.path)}")
+        self._verified[:] = False
+        self._check(np.array([0]), np.array([self.header.body_bytes]))
+
+    def _check(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Verify the blocks that hold the bytes [begins, ends) of the body, where that was not done yet."""
+        first, last = begins // BLOCK_BYTES, (ends - 1) // BLOCK_BYTES
+        if self._verified[first].all() and self._verified[last].all() and not (last - first > 1).any():
+            return
+        for low, high in zip(first.tolist(), last.tolist(), strict=True):
+            for block in range(low, high + 1):
+                if self._verified[block]:
+                    continue
+                content = self._body[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+                if xxhash.xxh3_64_intdigest(content) != int(self._checksums[block]):
+                    raise ShardError(
+                        f"{self.path}: block {block} of {self.header.blocks} is damaged: its checksum does not match. "
+                        f"{_remedy(self.path)}"
+                    )
+                self._verified[block] = True
+
+
+class PlanWriter:
+    """Writes a plan, some windows at a time; used as a context manager.
+
+    The file appears under its name, whole and flushed to disk, when the block ends without an error. Memory: 8 bytes per 64 KiB
+    of the file. The windows table waits in a file without a name until the pieces are all written.
+    """
+
+    def __init__(self, path: Path, header: PlanHeader):
+        """`header`: way, window, cap and corpus; its totals are counted here, and known when the plan is written."""
+        self.path, self.header = path, header
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._counts = dict.fromkeys(("windows", "pieces", "tokens", "documents", "documents_cut", "documents_split"), 0)
+        self._blocks: list[int] = []
+        self._pending = bytearray()
+
+    def __enter__(self) -> PlanWriter:
+        self.path.parent.mkdir(exist_ok=True)
+        self._file: BinaryIO = open(self._partial, "wb")
+        self._windows = tempfile.TemporaryFile(dir=self.path.parent)
+        self._file.write(bytes(HEADER_BYTES))
+        self._windows.write(bytes(8))
+        return self
+
+    def add(self, starts: np.ndarray, sizes: np.ndarray, goes_on: np.ndarray, first: np.ndarray, **counts: int) -> None:
+        """Append windows: window i is the pieces first[i] to first[i + 1]. `counts`: documents, documents_cut, documents_split.
+
+        starts: integers [pieces]; sizes: integers [pieces]; goes_on: bool [pieces]; first: integers [windows + 1], from 0.
+        """
+        pieces = np.empty(len(starts), PIECE)
+        pieces["start"], pieces["size"] = starts, sizes
+        pieces["size"][goes_on] |= np.uint32(GOES_ON)
+        self._windows.write((first[1:] + self._counts["pieces"]).astype("<u8").data)
+        counts |= {"windows": len(first) - 1, "pieces": len(starts), "tokens": int(np.sum(sizes, dtype=np.int64))}
+        for key, value in counts.items():
+            self._counts[key] += value
+        self._write(pieces.view(np.uint8).data)
+
+    def _write(self, content: bytes | memoryview) -> None:
+        self._pending += content
+        self._flush(len(self._pending) // BLOCK_BYTES * BLOCK_BYTES)
+
+    def _flush(self, count: int) -> None:
+        view = memoryview(self._pending)
+        for start in range(0, count, BLOCK_BYTES):
+            self._blocks.append(xxhash.xxh3_64_intdigest(view[start : min(start + BLOCK_BYTES, count)]))
+        self._file.write(view[:count])
+        view.release()
+        del self._pending[:count]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            with self._windows, self._file:
+                if kind is None:
+                    self._finish()
+            if kind is None:
+                os.replace(self._partial, self.path)
+                sync_folder(self.path.parent)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        header = replace(self.header, **self._counts)
+        self._write(bytes(header.windows_offset - header.pieces * PIECE.itemsize))
+        self._windows.seek(0)
+        while content := self._windows.read(1 << 20):
+            self._write(content)
+        self._flush(len(self._pending))
+        blocks = np.array(self._blocks, "<u8").tobytes()
+        self._file.write(blocks)
+        self.header = replace(header, blocks_checksum=xxhash.xxh3_128_digest(blocks))
+        self._file.seek(0)
+        self._file.write(self.header.pack())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _remedy(path: Path) -> str:
+    """The command that makes a plan, from its name."""
+    way, _, rest = path.stem.partition("-")
+    window, _, most = rest.partition("-max")
+    cap = f" --max-documents {most}" if most else ""
+    return f"Make it with: python -m data_prep pack {path.parent.parent} --length {window} --way {way}{cap}"
