@@ -8,6 +8,7 @@ Either this holds, or the run is refused with the nearest numbers for which it w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal
 
 from pydantic import Field
@@ -25,6 +26,23 @@ class BatchError(ValueError):
     """The batch numbers do not multiply to the global batch."""
 
 
+class RampSection(StrictModel):
+    """A global batch that grows at the beginning, as GPT-3's did (arXiv 2005.14165, section 2.3): many small steps while the
+    gradient is still large against its noise."""
+
+    start_tokens: int = Field(ge=1)
+    """Tokens of the first optimizer steps; GPT-3: 32 thousand."""
+    over_tokens: int = Field(ge=1)
+    """Tokens over which the batch grows, in equal increments at equal distances; the first step that begins at or after
+    them has global_batch_tokens. GPT-3: 4 to 12 billion."""
+    increment_tokens: int | Literal["auto"] = "auto"
+    """By how much it grows at a time; "auto": the greatest common divisor of start_tokens and global_batch_tokens."""
+
+    def increment(self, global_batch_tokens: int) -> int:
+        """increment_tokens, with "auto" filled in."""
+        return gcd(self.start_tokens, global_batch_tokens) if self.increment_tokens == "auto" else self.increment_tokens
+
+
 class BatchSection(StrictModel):
     """How many tokens one optimizer step consumes, and how they are split."""
 
@@ -33,7 +51,9 @@ class BatchSection(StrictModel):
     micro_batch_size: int | Literal["auto"] = "auto"
     """Windows per device in one forward pass; "auto": the largest that divides evenly and has at most 16384 tokens."""
     gradient_accumulation_steps: int | Literal["auto"] = "auto"
-    """Forward and backward passes per optimizer step; "auto": what the other numbers leave."""
+    """Forward and backward passes per optimizer step, at the full batch; "auto": what the other numbers leave."""
+    ramp: RampSection | None = None
+    """Growth of the batch from a smaller one, in tokens; null: the full batch from the first step on."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +101,23 @@ def solve(section: BatchSection, sequence_length: int, data_parallel_size: int, 
         raise BatchError(_refusal(section, sequence_length, data_parallel_size, known))
     rest = section.global_batch_tokens // known
     if micro == "auto" and accumulation == "auto":
-        micro = _auto_micro_batch(rest, sequence_length, pipeline_stages)
+        micro = _auto_micro_batch(_common_windows(section, rest, known), sequence_length, pipeline_stages)
         accumulation = rest // micro
     elif micro == "auto":
         micro = rest
     elif accumulation == "auto":
         accumulation = rest
     return BatchPlan(sequence_length, micro, accumulation, data_parallel_size)
+
+
+def _common_windows(section: BatchSection, windows: int, tokens: int) -> int:
+    """The most windows of a rank that every rung of the ramp holds a whole number of times; `tokens` of a window on all ranks.
+    Where there is none, `windows`: the ramp is then refused with the numbers."""
+    if section.ramp is None:
+        return windows
+    # every rung is a sum of these two
+    start, increment = section.ramp.start_tokens, section.ramp.increment(section.global_batch_tokens)
+    return windows if start % tokens or increment % tokens else gcd(start // tokens, increment // tokens)
 
 
 def _product(sequence_length: int, data_parallel_size: int, *factors: int | str) -> int:

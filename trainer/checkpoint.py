@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from trainer.data.loader import read_windows
+from trainer.data.loader import MicroBatch
 from trainer.engine import PipelineEngine, ZeroEngine
 from trainer.preflight import RunPlan
 from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, checkpoints_in
@@ -28,10 +28,11 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read."""
 
 
-def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState) -> Path:
+def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, chain: str | None) -> Path:
     """Write the checkpoint of `state` into the run folder, from all ranks, and return its path.
 
-    Beside the state it records a probe: the live engine's loss on the first training windows, for an export to match.
+    Beside the state it records a probe, the live engine's loss on tokens that an export can draw again and must match; the data
+    order so far, which a resume must continue; and the ledger's chain, on the first rank (`chain` there, else ignored).
     """
     folder, keep = plan.folder / CHECKPOINTS, plan.config.checkpoint.keep
     probe = _probe(engine, plan)
@@ -44,8 +45,8 @@ def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState) 
     engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
     dist.barrier()
     if first:
-        text = json.dumps({"state": state.to_json(), "probe": probe}, indent=2)
-        (partial / STATE_FILE).write_text(text, encoding="utf-8")
+        record = {"state": state.to_json(), "probe": probe, "order": plan.order_before(state), "chain": chain}
+        (partial / STATE_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
         for file in partial.rglob("*"):
             _sync(file)
         if final.exists():  # left by a run that was killed after this rename and resumed from an older checkpoint
@@ -59,12 +60,20 @@ def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState) 
 
 
 def _probe(engine: ZeroEngine | PipelineEngine, plan: RunPlan) -> dict[str, float | int]:
-    """The engine's summed loss (nats) on the first micro-batch of training windows of every data-parallel rank."""
+    """The engine's summed loss (nats) on a micro-batch of random tokens on every data-parallel rank."""
     micro = plan.batch.micro_batch_size
+    windows = micro * plan.batch.data_parallel_size
+    tokens = probe_tokens(windows, plan.batch.sequence_length, plan.corpus.windows[0].shards.vocab_size)
     first = plan.topology.data_rank(dist.get_rank()) * micro
-    indices = np.arange(first, first + micro)
-    total = engine.eval_sum([read_windows(plan.train, indices)])
-    return {"windows": micro * plan.batch.data_parallel_size, "nll": total}
+    mine = tokens[first : first + micro]
+    total, _ = engine.eval_sum([MicroBatch(mine[:, :-1], mine[:, 1:])])
+    return {"windows": windows, "vocab_size": plan.corpus.windows[0].shards.vocab_size, "nll": total}
+
+
+def probe_tokens(windows: int, sequence_length: int, vocab_size: int) -> torch.Tensor:
+    """int64 [windows, sequence_length + 1], always the same."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(0, vocab_size, (windows, sequence_length + 1)))
 
 
 def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:

@@ -7,7 +7,7 @@ from these sections by `trainer.ds_config`; the `deepspeed` section holds everyt
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -42,17 +42,62 @@ class ModelSection(strict_json.StrictModel):
     """Recompute each block's activations in the backward pass: less memory, about a third more compute."""
 
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Packing = Literal["concatenate", "best_fit", "pad"]
+
+
+class SourceSection(strict_json.StrictModel):
+    """One of the sources that are mixed."""
+
+    shards: str
+    """Folder of token shards (holds manifest.json), an fsspec URL of one, or a Megatron corpus (its path without .bin/.idx)."""
+    weight: Weight | None = None
+    """Share of the training tokens, relative to the other sources' weights; null for all: as many as the source has. 0: none,
+    until a stage of `curriculum` gives it one."""
+    max_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Most passes over this source; then the others share its weight. null: no limit."""
+    packing: Packing | None = None
+    """As data.packing, for this source; null: data.packing."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """As data.max_documents, for this source; null: data.max_documents."""
+
+
+class CurriculumStage(strict_json.StrictModel):
+    """What changes from a number of training tokens on."""
+
+    from_tokens: int = Field(ge=0)
+    """Tokens of training before it. Weights change with the first window at or after it, the length with the first step."""
+    weights: dict[str, Weight] | None = None
+    """New weights by source; sources that are not named keep theirs."""
+    sequence_length: int | None = Field(default=None, ge=1)
+    """Cut every window into parts of this many tokens, a divisor of data.sequence_length: the same tokens in the same order,
+    in shorter contexts (arXiv 2108.06084). null: as before."""
+
+
 class DataSection(strict_json.StrictModel):
     """Token shards, as written by `python -m data_prep run`."""
 
-    train: str
-    """Folder of the training shards (holds manifest.json). Relative paths start at the working directory."""
+    train: str | None = None
+    """Folder of the training shards, where there is one source: as `shards` of a source. Relative paths start at the working
+    directory."""
+    sources: dict[str, SourceSection] | None = None
+    """Several sources by name, mixed by weight; instead of `train`."""
+    curriculum: list[CurriculumStage] = Field(default_factory=list)
+    """Changes of weights and window length while the run goes on, by ascending from_tokens. Stages that begin later may be
+    added, changed and removed while it runs; so may sources without weight before them."""
     validation: str | None = None
     """Folder of held-out shards for the validation loss; null: no evaluation."""
     tokenizer: str | None = None
     """Tokenizer folder, copied into exports; null: the `tokenizer` folder that data_prep wrote beside the shards."""
     sequence_length: int = Field(ge=1)
-    """Context window in tokens."""
+    """Context window in tokens; with a curriculum of lengths, the longest."""
+    packing: Packing = "concatenate"
+    """How documents fill windows: concatenate (joined and cut: GPT-3), best_fit (no document cut that fits a window, arXiv
+    2404.10830), pad (one document a window). The last two need `python -m data_prep pack`."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """Most documents in a best_fit window; null: any number."""
+    document_mask: bool = False
+    """Keep attention within each document of a window, with positions that start again at each document."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -21,12 +21,12 @@ from torch import distributed as dist
 from torch import nn
 
 from trainer.config import OptimizerSection
-from trainer.data.loader import StepBatch
+from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
 from trainer.launch_env import Process
 from trainer.lr_schedule import ScheduleSection, learning_rate
 from trainer.model import build
-from trainer.model.loss import micro_batch_weight, nll_sum
+from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
 from trainer.optimizer import adamw, parameter_groups
 from trainer.preflight import RunPlan
 
@@ -39,6 +39,8 @@ class StepResult:
 
     loss: torch.Tensor
     """Mean negative log-likelihood per real target of the global batch, nats."""
+    consumed: torch.Tensor
+    """int64 [2]: real targets of the global batch, and the ledger's digest of its windows, modulo 2^64."""
     grad_norm: torch.Tensor | float | None
     """Global L2 norm of the gradient before clipping."""
 
@@ -91,6 +93,8 @@ class _Engine:
         _forget_dry_step(optimizer)
         self.deepspeed.clip_fp32_gradients = self._clip_fp32_gradients
         self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
+        self._data_group = None
+        """The ranks whose batches differ; None: all."""
 
     def set_learning_rate(self, schedule: ScheduleSection, tokens: int) -> float:
         """Set the rate of the step that ends after `tokens` tokens, and return it."""
@@ -117,8 +121,20 @@ class _Engine:
         for parameter in parameters:
             parameter.grad.mul_(shrink)
 
-    def _weight(self, targets: int) -> float:
-        return micro_batch_weight(targets, self.batch.gradient_accumulation_steps, self.batch.data_parallel_size)
+    def _begin(self, batch: StepBatch) -> torch.Tensor:
+        """Tell DeepSpeed the step's accumulation; returns int64 [2], the targets and digests of all ranks' batches added up."""
+        engine, plan = self.deepspeed, batch.plan
+        if engine.gradient_accumulation_steps() != plan.gradient_accumulation_steps:
+            engine.set_train_batch_size(plan.windows_per_step)
+            engine.micro_steps = 0  # it is taken modulo the accumulation
+            if hasattr(engine.optimizer, "gradient_accumulation_steps"):
+                engine.optimizer.gradient_accumulation_steps = plan.gradient_accumulation_steps
+        signed = batch.digest - 2**64 if batch.digest >= 2**63 else batch.digest
+        return self._sum_over_data(torch.tensor([batch.targets, signed], device=engine.device))
+
+    def _sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(values, group=self._data_group)
+        return values
 
 
 class ZeroEngine(_Engine):
@@ -128,29 +144,33 @@ class ZeroEngine(_Engine):
         """Forward and backward over the step's micro-batches, one optimizer step."""
         engine = self.deepspeed
         engine.train()
-        weight = self._weight(batch.targets_in_step)
+        consumed = self._begin(batch)
+        weight = micro_batch_weight(consumed[0], batch.plan)
         total = torch.zeros((), device=engine.device)
-        for inputs, targets in batch.micro_batches:
-            loss = nll_sum(self._logits(inputs), targets.to(engine.device))
+        for micro_batch in batch.micro_batches:
+            loss = self._nll(micro_batch)
             total += loss.detach()
             engine.backward(loss * weight)
             engine.step()
         dist.all_reduce(total)
-        return StepResult(loss=total / batch.targets_in_step, grad_norm=engine.get_global_grad_norm())
+        return StepResult(total / consumed[0].clamp(min=1), consumed, engine.get_global_grad_norm())
 
     @torch.no_grad()
-    def eval_sum(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-        """Summed negative log-likelihood over the micro-batches of all ranks; each rank brings equally many."""
+    def eval_sum(self, micro_batches: Iterable[MicroBatch]) -> tuple[float, int]:
+        """(summed negative log-likelihood, real targets) over the micro-batches of all ranks; each rank brings equally many."""
         engine = self.deepspeed
         engine.eval()
-        total = torch.zeros((), dtype=torch.float64, device=engine.device)
-        for inputs, targets in micro_batches:
-            total += nll_sum(self._logits(inputs), targets.to(engine.device)).double()
-        dist.all_reduce(total)
-        return total.item()
+        total = torch.zeros(2, dtype=torch.float64, device=engine.device)
+        for micro_batch in micro_batches:
+            total[0] += self._nll(micro_batch).double()
+            total[1] += (micro_batch.targets != IGNORED).sum()
+        nll, targets = self._sum_over_data(total).tolist()
+        return nll, int(targets)
 
-    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.deepspeed(input_ids=inputs.to(self.deepspeed.device), use_cache=False).logits
+    def _nll(self, micro_batch: MicroBatch) -> torch.Tensor:
+        device = self.deepspeed.device
+        logits = self.deepspeed(input_ids=micro_batch.inputs.to(device), use_cache=False).logits
+        return nll_sum(logits, micro_batch.targets.to(device))
 
 
 class PipelineEngine(_Engine):
@@ -160,30 +180,39 @@ class PipelineEngine(_Engine):
         super().__init__(model, shape, plan)
         grid = self.deepspeed.grid
         self._reads_data = grid.get_stage_id() in (0, grid.pipe_parallel_size - 1)
+        self._data_group = grid.get_data_parallel_group()
+        self._sent_shape: torch.Size | None = None
 
     def train_step(self, batch: StepBatch) -> StepResult:
         """One pipeline schedule over the step's micro-batches, one optimizer step."""
-        weight = self._weight(batch.targets_in_step)
+        consumed = self._begin(batch)
+        weight = micro_batch_weight(consumed[0], batch.plan)
         loss = self.deepspeed.train_batch(data_iter=self._weighted(batch.micro_batches, weight))
-        return StepResult(loss=loss.squeeze(), grad_norm=self.deepspeed.get_global_grad_norm())
+        return StepResult(loss.squeeze(), consumed, self.deepspeed.get_global_grad_norm())
 
-    def eval_sum(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-        """Summed negative log-likelihood over the micro-batches of all ranks; each rank brings equally many."""
+    def eval_sum(self, micro_batches: Iterable[MicroBatch]) -> tuple[float, int]:
+        """(summed negative log-likelihood, real targets) over the micro-batches of all ranks; each rank brings equally many."""
         micro_batches = list(micro_batches)
         total = 0.0
+        one = torch.ones((), device=self.deepspeed.device)
         for start in range(0, len(micro_batches), self.batch.gradient_accumulation_steps):
             group = micro_batches[start : start + self.batch.gradient_accumulation_steps]
-            mean = self.deepspeed.eval_batch(self._weighted(group, 1.0), num_micro_batches=len(group))
+            mean = self.deepspeed.eval_batch(self._weighted(group, one), num_micro_batches=len(group))
             total += mean.item() * len(group) * self.batch.data_parallel_size
-        return total
+        targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro_batches), device=one.device)
+        return total, int(self._sum_over_data(targets))
 
     def _weighted(
-        self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]], weight: float
+        self, micro_batches: list[MicroBatch], weight: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] | None:
         """DeepSpeed's form (inputs, labels); the weight travels with the labels to the last stage."""
+        shape = micro_batches[0].inputs.shape
+        if shape != self._sent_shape:
+            self.deepspeed.reset_activation_shape()  # its buffers between stages have the shape of the first micro-batch
+            self._sent_shape = shape
         if not self._reads_data:
             return None
-        return ((inputs, (targets, torch.tensor(weight))) for inputs, targets in micro_batches)
+        return ((batch.inputs, (batch.targets, weight)) for batch in micro_batches)
 
 
 def pipeline_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

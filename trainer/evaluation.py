@@ -41,8 +41,7 @@ def evaluate(worker: ZeroEngine | PipelineEngine, plan: RunPlan, data_rank: int)
     padded = np.full(steps * per_step, -1, dtype=np.int64)
     padded[: len(indices)] = indices
     mine = padded.reshape(steps, batch.data_parallel_size, batch.micro_batch_size)[:, data_rank]
-    nll = worker.eval_sum(read_windows(windows, micro) for micro in mine)
-    targets = int(windows.real_targets(indices).sum())
+    nll, targets = worker.eval_sum(read_windows(windows, micro) for micro in mine)
     return summarise(nll, targets, windows)
 
 

@@ -2,7 +2,8 @@
 
 Of every logged step: loss (nats per real target of that step's global batch), learning_rate, grad_norm (before
 clipping), tokens_per_second (all devices, since the last logged step; evaluation and saving not counted), tflops (per
-device) and mfu (by `trainer.flops`), data_share (part of the step time spent waiting for data).
+device) and mfu (by `trainer.flops`), data_share (part of the step time spent waiting for data), batch_tokens (of that step), sequence_length (of
+its windows).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from trainer import flops
+from trainer.data.loader import StepBatch
 from trainer.engine import StepResult
 from trainer.evaluation import Evaluation
 from trainer.metrics import METRICS_FILE, keep_until
@@ -30,11 +33,11 @@ class Monitor:
     def __init__(self, plan: RunPlan, shape: flops.ModelShape, device_name: str, writes: bool):
         self._plan, self._writes = plan, writes
         section = plan.config.monitor
-        self._flops_per_token = flops.training_flops_per_token(shape)
+        self._shape = shape
         self._peak = section.peak_tflops * 1e12 if section.peak_tflops else flops.peak_flops(device_name)
         self._began = time.monotonic()
-        self._waited = self._worked = 0.0
-        self._steps_timed = self._skipped = 0
+        self._waited = self._worked = self._flops_timed = 0.0
+        self._steps_timed = self._tokens_timed = self._skipped = 0
         self._board = None
         if not writes:
             return
@@ -58,28 +61,35 @@ class Monitor:
             self._waited += self._got - asked
             yield batch
 
-    def step(self, state: TrainState, learning_rate: float, result: StepResult, skipped_steps: int) -> None:
+    def step(self, state: TrainState, batch: StepBatch, learning_rate: float, result: StepResult, skipped_steps: int) -> None:
         """Account for one optimizer step; record and show it when it is one to log."""
         log = state.step % self._plan.config.monitor.log_every == 0 or state.step >= self._plan.total_steps
         if log and self._writes:
             loss = result.loss.item()  # waits for the device: the time below is the time the work took
         self._worked += time.monotonic() - self._got
         self._steps_timed += 1
+        self._tokens_timed += batch.plan.global_batch_tokens
+        self._flops_timed += batch.plan.global_batch_tokens * flops.training_flops_per_token(
+            replace(self._shape, sequence_length=batch.sequence_length)
+        )
         if not (log and self._writes):
             return
         seconds = self._waited + self._worked
-        rate = self._steps_timed * self._plan.batch.global_batch_tokens / seconds
+        rate = self._tokens_timed / seconds
         devices = self._plan.topology.world_size
+        flops_per_token = self._flops_timed / self._tokens_timed
         norm = None if result.grad_norm is None else float(result.grad_norm)
         values = {
             "loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "tokens_per_second": rate,
-            "tflops": rate * self._flops_per_token / devices / 1e12,
-            "mfu": flops.mfu(rate, self._flops_per_token, devices, self._peak) if self._peak else None,
+            "tflops": rate * flops_per_token / devices / 1e12,
+            "mfu": flops.mfu(rate, flops_per_token, devices, self._peak) if self._peak else None,
             "data_share": self._waited / seconds,
             "skipped_steps": skipped_steps,
+            "batch_tokens": batch.plan.global_batch_tokens,
+            "sequence_length": batch.sequence_length,
         }
         self._record(state, values)
         self._show(state, loss, learning_rate, norm, rate, values["mfu"])
@@ -92,8 +102,8 @@ class Monitor:
                 flush=True,
             )
         self._skipped = skipped_steps
-        self._waited = self._worked = 0.0
-        self._steps_timed = 0
+        self._waited = self._worked = self._flops_timed = 0.0
+        self._steps_timed = self._tokens_timed = 0
 
     def evaluation(self, state: TrainState, held_out: Evaluation) -> None:
         """Record and show an evaluation."""
@@ -129,8 +139,8 @@ class Monitor:
     def _show(
         self, state: TrainState, loss: float, learning_rate: float, norm: float | None, rate: float, mfu: float | None
     ) -> None:
-        done = state.step - self._plan.start.step
-        left = (self._plan.total_steps - state.step) * (time.monotonic() - self._began) / done
+        done = state.tokens_seen - self._plan.start.tokens_seen
+        left = (self._plan.total_tokens - state.tokens_seen) * (time.monotonic() - self._began) / done
         parts = [
             f"step {state.step}/{self._plan.total_steps}",
             f"{state.tokens_seen:,} tokens",

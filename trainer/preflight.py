@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards import ShardError, TokenShards, Windows, tokenizer_fingerprint
-from trainer import batch, config, ds_config, run_folder, topology
+from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
+from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.model import build, families
-from trainer.state import TrainState
+from trainer.state import TrainState, differences
 
 
 class PreflightError(ValueError):
@@ -29,21 +30,35 @@ class RunPlan:
     config: config.RunConfig
     topology: topology.Topology
     batch: batch.BatchPlan
+    """The full batch."""
+    batches: batch_ramp.BatchSchedule
+    """The batch of every step."""
     ds_config: dict[str, Any]
     precision: str
     hf_config: Any
-    train: Windows
+    corpus: Corpus
     validation: Windows | None
     folder: Path
     record: dict[str, Any]
-    """Content of the run folder's run.json: `identity`, which a resume must match, and where the data lay."""
+    """Content of the run folder's run.json: `identity`, which a resume must match, and where the tokenizer lay."""
     start: TrainState
     resume_from: Path | None
+    chain: str | None
+    """The ledger's chain that the checkpoint records."""
+
+    @property
+    def total_tokens(self) -> int:
+        """schedule.total_tokens."""
+        return self.config.schedule.total_tokens
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps until schedule.total_tokens are consumed; the last one may go past them."""
-        return -(-self.config.schedule.total_tokens // self.batch.global_batch_tokens)
+        return self.batches.steps(self.total_tokens)
+
+    def order_before(self, state: TrainState) -> dict[str, Any]:
+        """What decided the order of all tokens that `state` has seen, as JSON values: a resume must agree."""
+        return order_before(self.corpus, self.batches, state)
 
     def effective_config(self) -> dict[str, Any]:
         """The run file with every default and "auto" filled in: itself a run file of the same run."""
@@ -63,7 +78,10 @@ class RunPlan:
         parallel, section = self.topology, self.config
         layers = self.hf_config.num_hidden_layers
         yield "model", f"{self.hf_config.model_type}, {layers} layers, vocabulary {self.hf_config.vocab_size:,}"
-        yield "data", f"{self.train.shards.tokens:,} tokens in {len(self.train):,} windows of {self.batch.sequence_length}"
+        for line in self.corpus.describe(self.total_tokens):
+            yield "data", line
+        for tokens, length in self.corpus.lengths[bool(self.corpus.lengths[0][1] == self.batch.sequence_length) :]:
+            yield "windows", f"of {length} tokens from token {tokens:,} on"
         yield (
             "ranks",
             (
@@ -72,8 +90,9 @@ class RunPlan:
             ),
         )
         yield "batch", self.batch.describe()
-        epochs = section.schedule.total_tokens / (len(self.train) * self.batch.sequence_length)
-        yield "length", f"{self.total_steps:,} steps, {section.schedule.total_tokens:,} tokens, {epochs:.2f} epochs"
+        if ramp := self.batches.describe():
+            yield "ramp", ramp
+        yield "length", f"{self.total_steps:,} steps, {self.total_tokens:,} tokens"
         origin = f"resumes {self.resume_from} at step {self.start.step}" if self.resume_from else "starts from step 0"
         yield "run folder", f"{self.folder} ({origin})"
 
@@ -83,70 +102,101 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     settings = config.load(path, assignments)
     layout = topology.from_world(settings.parallel, world_size)
     length = settings.data.sequence_length
-    plan = batch.solve(settings.batch, length, layout.data_parallel_size, layout.pipeline_stages)
+    batches = batch_ramp.plan_batches(settings.batch, length, layout.data_parallel_size, layout.pipeline_stages)
+    plan = batches.full
     engine_settings = ds_config.derive(settings, plan)
     precision = ds_config.precision(engine_settings)
 
-    train = _open(settings.data.train, "data.train", length)
-    validation = _open(settings.data.validation, "data.validation", length) if settings.data.validation else None
-    _check_data(train, validation, plan)
-    tokenizer = _tokenizer(settings.data, train)
+    corpus = open_corpus(settings.data, settings.run.seed)
+    validation = _validation(settings.data, corpus) if settings.data.validation else None
+    _check_amount(corpus, batches, settings.schedule.total_tokens)
+    tokenizer = _tokenizer(settings.data, corpus)
 
-    shards = train.shards
+    shards = corpus.windows[0].shards
     spec = settings.model.config if settings.model.config is not None else settings.model.init_from
     hf_config = build.load_config(spec, shards.vocab_size, shards.eod_id, length)
     _check_model(settings, hf_config, shards, layout)
 
     folder = Path(settings.run.folder)
-    identity = _identity(settings, layout, plan, precision, hf_config, train)
-    start, resume_from = run_folder.check(folder, identity)
-    record = {
-        "identity": identity,
-        "train_folder": str(Path(settings.data.train).resolve()),
-        "tokenizer_folder": str(tokenizer.resolve()) if tokenizer else None,
-    }
+    identity = _identity(settings, layout, plan, precision, hf_config, shards)
+    resume_from = run_folder.check(folder, identity)
+    start, chain = _continue(resume_from, corpus, batches) if resume_from else (TrainState(), None)
+    record = {"identity": identity, "tokenizer_folder": str(tokenizer.resolve()) if tokenizer else None}
     return RunPlan(
-        settings, layout, plan, engine_settings, precision, hf_config, train, validation, folder, record,
-        start, resume_from,
+        settings, layout, plan, batches, engine_settings, precision, hf_config, corpus, validation, folder, record,
+        start, resume_from, chain,
     )  # fmt: skip
 
 
-def _open(folder: str, key: str, sequence_length: int) -> Windows:
-    try:
-        return Windows(TokenShards.open(folder), sequence_length)
-    except ShardError as error:
-        raise PreflightError(f"{key}: {error}") from None
+def order_before(corpus: Corpus, batches: batch_ramp.BatchSchedule, state: TrainState) -> dict[str, Any]:
+    """What decided which tokens the steps before `state` consumed, and in which batches, as JSON values."""
+    first, tokens = -(-state.tokens_seen // corpus.sequence_length), state.tokens_seen
+    return {
+        **corpus.mixture.history(first),
+        "lengths": [list(stage) for stage in corpus.lengths if stage[0] < max(1, tokens)],
+        "batches": [
+            [rung.first_step, rung.batch.global_batch_tokens] for rung in batches.rungs if rung.first_token < max(1, tokens)
+        ],
+    }
 
 
-def _check_data(train: Windows, validation: Windows | None, plan: batch.BatchPlan) -> None:
-    if len(train) < plan.windows_per_step:
+def _continue(checkpoint: Path, corpus: Corpus, batches: batch_ramp.BatchSchedule) -> tuple[TrainState, str | None]:
+    """The state to go on from, and its ledger's chain. Raises PreflightError when the run file would have another past."""
+    saved = run_folder.read_state(checkpoint)
+    state = TrainState(**saved["state"])
+    changed = list(differences(saved.get("order", {}), order_before(corpus, batches, state)))
+    if changed:
         raise PreflightError(
-            f"data.train holds {train.shards.tokens:,} tokens = {len(train):,} windows of {train.sequence_length}, less "
-            f"than one global batch of {plan.windows_per_step:,} windows ({plan.global_batch_tokens:,} tokens). Add "
-            f"text, or set batch.global_batch_tokens to at most {len(train) * train.sequence_length:,}."
+            f"{checkpoint} has consumed {state.tokens_seen:,} tokens in another order than this run file and these shards give:"
+            "\n  " + "\n  ".join(changed[:20]) + "\nNothing was written. Sources, weights, lengths and batches may change from "
+            f'token {state.tokens_seen:,} on: put them into a stage of data.curriculum with "from_tokens" at least that (new '
+            f"sources with weight 0 before). Or choose another run.folder for a new run."
         )
-    if validation is None:
-        return
-    if len(validation) == 0:
+    return state, saved.get("chain")
+
+
+def _validation(data: config.DataSection, corpus: Corpus) -> Windows:
+    """The held-out windows: joined and cut, whatever the packing of the training windows."""
+    try:
+        windows = Windows(TokenShards.open(data.validation), data.sequence_length, documents=data.document_mask)
+    except ShardError as error:
+        raise PreflightError(f"data.validation: {error}") from None
+    if len(windows) == 0:
         raise PreflightError("data.validation is empty. Set it to null, or hold out more documents in the recipe.")
-    for name in ("tokenizer_fingerprint", "vocab_size", "eod_id"):
-        ours, theirs = getattr(train.shards, name), getattr(validation.shards, name)
-        if ours != theirs:
-            raise PreflightError(
-                f"data.validation was written with another tokenizer than data.train: {name} {theirs}, not {ours}. "
-                f"Build both from one recipe."
-            )
+    check_same_tokenizer(corpus.windows[0], windows, "the training data", "data.validation")
+    return windows
 
 
-def _tokenizer(data: config.DataSection, train: Windows) -> Path | None:
+def _check_amount(corpus: Corpus, batches: batch_ramp.BatchSchedule, total_tokens: int) -> None:
+    """Raise PreflightError when there is less than one batch, or less than the run wants and the epochs are limited."""
+    length, per_step = corpus.sequence_length, batches.full.global_batch_tokens
+    windows = sum(map(len, corpus.windows))
+    if windows * length < per_step:
+        raise PreflightError(
+            f"the training data hold {corpus.tokens:,} tokens = {windows:,} windows of {length}, less than one global batch of "
+            f"{per_step // length:,} windows ({per_step:,} tokens). Add text, or set batch.global_batch_tokens to at most "
+            f"{windows * length:,}."
+        )
+    needed = batches.tokens_after(batches.steps(total_tokens))
+    if corpus.end is not None and corpus.end < needed:
+        last = batches.steps(corpus.end + 1) - 1  # the last step that is whole
+        raise PreflightError(
+            f"schedule.total_tokens = {total_tokens:,} needs {needed:,} tokens, but with their max_epochs all sources are used up "
+            f"after {corpus.end:,}. Set schedule.total_tokens to at most {batches.tokens_after(last):,}, raise max_epochs, or add "
+            f"sources."
+        )
+
+
+def _tokenizer(data: config.DataSection, corpus: Corpus) -> Path | None:
     """The tokenizer folder, proven to be the shards' own."""
-    folder = Path(data.tokenizer) if data.tokenizer else Path(data.train).parent.parent / "tokenizer"
+    shards = corpus.windows[0].shards
+    folder = Path(data.tokenizer) if data.tokenizer else Path(shards.folder).parent.parent / "tokenizer"
     file = folder / "tokenizer.json"
     if not file.is_file():
         if data.tokenizer:
             raise PreflightError(f"data.tokenizer: {folder} holds no tokenizer.json.")
         return None
-    _same_tokenizer(file, train.shards, "data.tokenizer")
+    _same_tokenizer(file, shards, "data.tokenizer")
     return folder
 
 
@@ -179,9 +229,9 @@ def _identity(
     plan: batch.BatchPlan,
     precision: str,
     hf_config: Any,
-    train: Windows,
+    shards: TokenShards,
 ) -> dict[str, Any]:
-    """What must stay the same for a resume to continue the same curve."""
+    """What must stay the same for a resume to continue the same curve; see `order_before` for the data."""
     model = hf_config.to_diff_dict()
     model.pop("transformers_version", None)
     identity = {
@@ -189,12 +239,10 @@ def _identity(
         "init_from": settings.model.init_from,
         "attention": settings.model.attention,
         "seed": settings.run.seed,
-        "corpus_fingerprint": train.shards.fingerprint,
-        "tokenizer_fingerprint": train.shards.tokenizer_fingerprint,
+        "tokenizer_fingerprint": shards.tokenizer_fingerprint,
         "sequence_length": plan.sequence_length,
-        "global_batch_tokens": plan.global_batch_tokens,
+        "document_mask": settings.data.document_mask,
         "micro_batch_size": plan.micro_batch_size,
-        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "data_parallel_size": layout.data_parallel_size,
         "pipeline_stages": layout.pipeline_stages,
         "zero_stage": settings.parallel.zero_stage,

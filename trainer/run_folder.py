@@ -4,6 +4,7 @@ RUN_FOLDER/run.json             what the run is; a resume must be the same
 RUN_FOLDER/effective_config.json       the run file with every default and "auto" filled in
 RUN_FOLDER/deepspeed_resolved.json     DeepSpeed's configuration as it runs, its defaults included
 RUN_FOLDER/metrics.jsonl        one line per logged step; tensorboard/
+RUN_FOLDER/ledger.jsonl         one line per step: what it consumed
 RUN_FOLDER/checkpoints/step-00000100/
 """
 
@@ -67,15 +68,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def check(folder: Path, identity: dict[str, Any]) -> tuple[TrainState, Path | None]:
-    """Where to go on: the state and checkpoint to resume from, or a fresh state and None.
+def check(folder: Path, identity: dict[str, Any]) -> Path | None:
+    """Where to go on: the checkpoint to resume from, or None for a fresh start.
 
     Raises RunFolderError when the folder holds something else than this very run. Writes nothing.
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"run.folder {folder} is a file. Choose another run.folder.")
     if not folder.exists() or all(path.name in (LOCK_FILE, _partial(RUN_FILE)) for path in folder.iterdir()):
-        return TrainState(), None  # another rank, or a job killed at this moment, may just have taken it
+        return None  # another rank, or a job killed at this moment, may just have taken it
     if not (folder / RUN_FILE).is_file():
         raise RunFolderError(
             f"run.folder {folder} exists, is not empty and holds no run of moenda. Nothing was written; "
@@ -83,9 +84,7 @@ def check(folder: Path, identity: dict[str, Any]) -> tuple[TrainState, Path | No
         )
     _require_same(folder, identity)
     saved = checkpoints_in(folder / CHECKPOINTS)
-    if not saved:
-        return TrainState(), None
-    return TrainState(**read_state(saved[-1])["state"]), saved[-1]
+    return saved[-1] if saved else None
 
 
 def _require_same(folder: Path, identity: dict[str, Any]) -> None:

@@ -16,16 +16,13 @@ class TrainState:
 
     step: int = 0
     """Optimizer steps done."""
-    samples_seen: int = 0
-    """Windows consumed by all ranks together; the data order is a function of this number."""
     tokens_seen: int = 0
-    """Tokens consumed by all ranks together; the learning rate is a function of this number."""
+    """Tokens consumed by all ranks together; data order, batch and learning rate are functions of this number."""
 
     def advance(self, batch: BatchPlan) -> TrainState:
         """The state after one more optimizer step."""
         return TrainState(
             step=self.step + 1,
-            samples_seen=self.samples_seen + batch.windows_per_step,
             tokens_seen=self.tokens_seen + batch.global_batch_tokens,
         )
 

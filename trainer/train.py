@@ -19,9 +19,9 @@ import torch
 from data_prep.shards import ShardError
 from trainer import checkpoint, evaluation, run_folder
 from trainer.data.loader import Loader
-from trainer.data.order import WindowOrder
 from trainer.engine import build_engine, check_precision, device_name, process_group
 from trainer.launch_env import Process, current_process
+from trainer.ledger import Ledger, LedgerError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, prepare
 from trainer.state import derive_seed
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with process_group(process) as device:
                 train(plan, process, device)
-        except (ShardError, checkpoint.CheckpointError) as error:  # damage that shows only when it is read
+        except (ShardError, LedgerError, checkpoint.CheckpointError) as error:  # damage that shows only when it is read
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
     elif process.is_first:
@@ -61,10 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(plan: RunPlan, process: Process, device: torch.device) -> None:
     """The training loop, from the plan to the last checkpoint."""
-    config, batch = plan.config, plan.batch
+    config = plan.config
     data_rank = plan.topology.data_rank(process.rank)
-    order = WindowOrder(len(plan.train), config.run.seed, plan.train.shards.fingerprint)
-    loader = Loader(plan.train, order, batch, data_rank)
+    loader = Loader(plan.corpus, plan.batches, data_rank)
     worker = build_engine(plan, device)
     if plan.resume_from:
         checkpoint.load(worker, plan.resume_from)
@@ -72,22 +71,23 @@ def train(plan: RunPlan, process: Process, device: torch.device) -> None:
         run_folder.write_json(plan.folder / run_folder.EFFECTIVE_FILE, plan.effective_config())
         run_folder.write_json(plan.folder / run_folder.RESOLVED_FILE, worker.resolved_config())
     state = plan.start
+    ledger = Ledger(plan.folder, state, plan.chain, plan.corpus, plan.batches, writes=process.is_first)
     monitor = Monitor(plan, worker.shape, device_name(device), writes=process.is_first)
 
-    for step_batch in monitor.timed(loader.steps(state.samples_seen)):
+    for batch in monitor.timed(loader.steps(state.tokens_seen, config.schedule.total_tokens)):
         torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
-        rate = worker.set_learning_rate(config.schedule, state.advance(batch).tokens_seen)
-        result = worker.train_step(step_batch)
-        state = state.advance(batch)
+        rate = worker.set_learning_rate(config.schedule, state.advance(batch.plan).tokens_seen)
+        result = worker.train_step(batch)
+        state = state.advance(batch.plan)
         last = state.step >= plan.total_steps
-        monitor.step(state, rate, result, worker.deepspeed.skipped_steps)
+        ledger.add(state, batch.sequence_length, result.consumed)
+        monitor.step(state, batch, rate, result, worker.deepspeed.skipped_steps)
 
         if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
             monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
         if last or state.step % config.checkpoint.every_steps == 0:
-            monitor.saved(checkpoint.save(worker, plan, state))
-        if last:
-            break
+            monitor.saved(checkpoint.save(worker, plan, state, ledger.settled()))
+    ledger.close()
     monitor.close()
 
 

@@ -1,11 +1,12 @@
-"""This rank's part of a step's global batch, as tensors.
+"""This rank's part of each step's global batch, as tensors, read ahead of the training.
 
-Which windows form step n follows from the number of samples seen before it; the ranks of a data-parallel group take
+Which windows form a step follows from the number of tokens consumed before it; the ranks of a data-parallel group take
 consecutive runs of them, micro-batch by micro-batch.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,57 +14,92 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_prep.shards import Windows
+from data_prep.shards import WindowBatch, Windows
 from trainer.batch import BatchPlan
-from trainer.data.order import WindowOrder
+from trainer.batch_ramp import BatchSchedule
+from trainer.data.corpus import Corpus
+from trainer.ledger import digest
 from trainer.model.loss import IGNORED
+
+STEPS_AHEAD = 2
+"""Steps that are read while one trains."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Windows of one forward pass; each tensor int64 [windows, length]."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    """The next tokens; IGNORED where there is none to learn."""
+    positions: torch.Tensor | None = None
+    """With document masks: each token's place in its document."""
 
 
 @dataclass(frozen=True)
 class StepBatch:
     """One rank's share of one optimizer step."""
 
-    micro_batches: list[tuple[torch.Tensor, torch.Tensor]]
-    """(input ids, targets), each int64 [micro_batch_size, sequence_length]; targets are shifted, IGNORED where padded."""
-    targets_in_step: int
-    """Real targets of the step over all ranks: the loss's denominator."""
+    plan: BatchPlan
+    sequence_length: int
+    """Of the micro-batches' windows: the plan's, or a part of it while the length warms up."""
+    micro_batches: list[MicroBatch]
+    targets: int
+    """Targets to learn in this rank's micro-batches."""
+    digest: int
+    """Of this rank's windows, for the ledger; the ranks' digests add up, modulo 2^64."""
 
 
-def read_windows(windows: Windows, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """(input ids, targets), int64 [len(indices), sequence_length]; index -1 stands for a window of padding alone."""
-    length = windows.sequence_length
-    inputs = np.zeros((len(indices), length), dtype=np.int64)
-    targets = np.full((len(indices), length), IGNORED, dtype=np.int64)
-    for row, index in enumerate(indices):
-        if index >= 0:
-            tokens, real = windows[int(index)]
-            inputs[row] = tokens[:-1]
-            targets[row, real] = tokens[1:][real]
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
+def micro_batch(windows: WindowBatch, sequence_length: int) -> MicroBatch:
+    """Windows as tensors, each cut into equal parts of `sequence_length` tokens."""
+    targets = windows.targets if windows.real.all() else np.where(windows.real, windows.targets, IGNORED)
+    positions = windows.positions
+    if positions is not None and sequence_length < positions.shape[1]:
+        positions = positions.reshape(-1, sequence_length)
+        begun = np.logical_or.accumulate(positions == 0, axis=1)  # in this part, not in the one before
+        positions = np.where(begun, positions, positions - positions[:, :1])
+    return MicroBatch(*(None if a is None else _tensor(a, sequence_length) for a in (windows.inputs, targets, positions)))
+
+
+def _tensor(values: np.ndarray, sequence_length: int) -> torch.Tensor:
+    return torch.from_numpy(values).reshape(-1, sequence_length)
+
+
+def read_windows(windows: Windows, indices: np.ndarray) -> MicroBatch:
+    """A micro-batch of whole windows; index -1 stands for a window of padding alone."""
+    return micro_batch(windows.read(indices), windows.sequence_length)
 
 
 class Loader:
-    """Batches of a run for one data-parallel rank, from any position; the next step is read while this one trains."""
+    """Batches of a run for one data-parallel rank, from any position."""
 
-    def __init__(self, windows: Windows, order: WindowOrder, batch: BatchPlan, data_rank: int):
-        self.windows, self.order, self.batch, self.data_rank = windows, order, batch, data_rank
+    def __init__(self, corpus: Corpus, schedule: BatchSchedule, data_rank: int):
+        self.corpus, self.schedule, self.data_rank = corpus, schedule, data_rank
 
-    def step(self, samples_seen: int) -> StepBatch:
-        """The batch of the step that starts after `samples_seen` windows."""
-        batch = self.batch
-        indices = self.order.windows(samples_seen, batch.windows_per_step)
-        shape = (batch.gradient_accumulation_steps, batch.data_parallel_size, batch.micro_batch_size)
-        mine = indices.reshape(shape)[:, self.data_rank]
+    def step(self, tokens_seen: int) -> StepBatch:
+        """The batch of the step that begins after `tokens_seen` tokens."""
+        plan, corpus = self.schedule.at(tokens_seen), self.corpus
+        first = tokens_seen // corpus.sequence_length
+        source, window = corpus.mixture.locate(first, plan.windows_per_step)
+        shape = (plan.gradient_accumulation_steps, plan.data_parallel_size, plan.micro_batch_size)
+        position = np.arange(first, first + plan.windows_per_step)
+        position, source, window = (array.reshape(shape)[:, self.data_rank] for array in (position, source, window))
+        length = corpus.length_at(tokens_seen)
+        batches = [micro_batch(corpus.read(*rows), length) for rows in zip(source, window, strict=True)]
         return StepBatch(
-            micro_batches=[read_windows(self.windows, micro) for micro in mine],
-            targets_in_step=int(self.windows.real_targets(indices).sum()),
+            plan=plan,
+            sequence_length=length,
+            micro_batches=batches,
+            targets=sum(int((batch.targets != IGNORED).sum()) for batch in batches),
+            digest=digest(corpus.mixture.keys[source], window, position, length),
         )
 
-    def steps(self, samples_seen: int) -> Iterator[StepBatch]:
-        """Batches of the steps from `samples_seen` on, one step ahead of the consumer."""
+    def steps(self, tokens_seen: int, total_tokens: int) -> Iterator[StepBatch]:
+        """Batches of the steps from `tokens_seen` on until `total_tokens` are consumed, read some steps ahead."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as reader:
-            upcoming = reader.submit(self.step, samples_seen)
-            while True:
-                samples_seen += self.batch.windows_per_step
-                current, upcoming = upcoming, reader.submit(self.step, samples_seen)
-                yield current.result()
+            ahead: deque = deque()
+            while tokens_seen < total_tokens or ahead:
+                while tokens_seen < total_tokens and len(ahead) <= STEPS_AHEAD:
+                    ahead.append(reader.submit(self.step, tokens_seen))
+                    tokens_seen += self.schedule.at(tokens_seen).global_batch_tokens
+                yield ahead.popleft().result()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from trainer.batch import BatchPlan
+
 IGNORED = -100
 """Target of a position without a real next token (padding); the value that torch's cross-entropy skips."""
 
@@ -24,10 +26,10 @@ def nll_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, targets.reshape(-1), ignore_index=IGNORED, reduction="sum")
 
 
-def micro_batch_weight(targets_in_step: int, gradient_accumulation_steps: int, data_parallel_size: int) -> float:
-    """Factor on `nll_sum` of one micro-batch.
+def micro_batch_weight(targets_in_step: torch.Tensor, batch: BatchPlan) -> torch.Tensor:
+    """Factor on `nll_sum` of one micro-batch, a float32 scalar; `targets_in_step` is an int64 scalar, over all ranks.
 
     DeepSpeed divides the loss of a micro-batch by the accumulation steps and averages gradients over data-parallel
     ranks; this factor turns that mean of micro-batches into the mean over the step's real tokens.
     """
-    return gradient_accumulation_steps * data_parallel_size / targets_in_step
+    return batch.gradient_accumulation_steps * batch.data_parallel_size / targets_in_step.clamp(min=1)

@@ -1,0 +1,171 @@
+"""What a run trains on: the sources' windows and their order, as the run file's section `data` asks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+
+from data_prep.shards import ShardError, TokenShards, WindowBatch, Windows
+from trainer.config import DataSection, SourceSection
+from trainer.data.mixture import Mixture, MixtureError, Source, Stage
+
+SINGLE = "train"
+"""Name of the source that `data.train` is."""
+
+
+class CorpusError(ValueError):
+    """The sources cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The sources in the order of their mixture, and how long windows are when."""
+
+    windows: tuple[Windows, ...]
+    mixture: Mixture
+    sequence_length: int
+    lengths: tuple[tuple[int, int], ...]
+    """(first token, window length) of each stage of the warm-up of the sequence length, ascending."""
+
+    def length_at(self, tokens_seen: int) -> int:
+        """Window length of the step that begins after `tokens_seen` tokens."""
+        return self.lengths[bisect_right(self.lengths, tokens_seen, key=lambda stage: stage[0]) - 1][1]
+
+    def read(self, sources: np.ndarray, windows: np.ndarray) -> WindowBatch:
+        """Windows by the numbers of their sources and their own."""
+        present = np.unique(sources).tolist()
+        if len(present) == 1:
+            return self.windows[present[0]].read(windows)
+        parts = [np.flatnonzero(sources == number) for number in present]
+        batches = [self.windows[number].read(windows[at]) for number, at in zip(present, parts, strict=True)]
+        back = np.argsort(np.concatenate(parts))
+        fields = zip(*((b.inputs, b.targets, b.real, b.positions) for b in batches), strict=True)
+        return WindowBatch(*(None if arrays[0] is None else np.concatenate(arrays)[back] for arrays in fields))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sources together."""
+        return sum(windows.shards.tokens for windows in self.windows)
+
+    @property
+    def end(self) -> int | None:
+        """Tokens after which every source is used up; None: never."""
+        return None if self.mixture.end is None else self.mixture.end * self.sequence_length
+
+    def describe(self, total_tokens: int) -> Iterator[str]:
+        """A line per source: its size, its share of the run, its epochs by the end of the run."""
+        order = self.mixture
+        total = -(-total_tokens // self.sequence_length)
+        counts = order.counts(total if order.end is None else min(total, order.end)).tolist()
+        for source, windows, count in zip(order.sources, self.windows, counts, strict=True):
+            yield (
+                f"{source.name}: {windows.shards.tokens:,} tokens in {len(windows):,} windows of {self.sequence_length} "
+                f"({windows.packing}), {count / max(1, total):.1%} of the run, {count / len(windows):.2f} epochs"
+            )
+
+
+def open_corpus(data: DataSection, seed: int) -> Corpus:
+    """Open every source and decide their order. Raises CorpusError or ShardError's text under the key that it is about."""
+    named = _named(data)
+    windows = {name: _open(name, section, data) for name, section in named.items()}
+    first = next(iter(windows))
+    for name, other in windows.items():
+        check_same_tokenizer(windows[first], other, _key(data, first), _key(data, name))
+    sources = [Source(name, w.fingerprint, len(w), w.tokens, _max_windows(named[name], len(w))) for name, w in windows.items()]
+    try:
+        mixture = Mixture(sources, _stages(data, named, windows), seed)
+    except MixtureError as error:
+        raise CorpusError(f"data.sources: {error}") from None
+    ordered = tuple(windows[source.name] for source in mixture.sources)
+    return Corpus(ordered, mixture, data.sequence_length, _lengths(data))
+
+
+def _named(data: DataSection) -> dict[str, SourceSection]:
+    if (data.train is None) == (data.sources is None):
+        raise CorpusError("data: exactly one of train (one folder of shards) and sources (several, with weights) is needed.")
+    named = {SINGLE: SourceSection(shards=data.train)} if data.sources is None else data.sources
+    if not named:
+        raise CorpusError("data.sources is empty: name at least one source.")
+    return named
+
+
+def _key(data: DataSection, name: str) -> str:
+    """The run file's key of a source's shards."""
+    return "data.train" if data.sources is None else f"data.sources.{name}.shards"
+
+
+def _open(name: str, section: SourceSection, data: DataSection) -> Windows:
+    packing = section.packing or data.packing
+    cap = section.max_documents or data.max_documents if packing == "best_fit" else None
+    try:
+        windows = Windows(TokenShards.open(section.shards), data.sequence_length, packing, data.document_mask, cap)
+    except ShardError as error:
+        raise CorpusError(f"{_key(data, name)}: {error}") from None
+    if not len(windows):
+        raise CorpusError(f"{_key(data, name)}: {section.shards} holds {windows.shards.tokens} tokens: not one to predict.")
+    return windows
+
+
+def check_same_tokenizer(first: Windows, second: Windows, first_key: str, second_key: str) -> None:
+    """Raise CorpusError unless both were written with one tokenizer."""
+    for name in ("tokenizer_fingerprint", "vocab_size", "eod_id"):
+        ours, theirs = getattr(first.shards, name), getattr(second.shards, name)
+        if ours != theirs:
+            raise CorpusError(
+                f"{second_key} was written with another tokenizer than {first_key}: {name} {theirs}, not {ours}. Build both "
+                f"with one tokenizer."
+            )
+
+
+def _max_windows(section: SourceSection, windows: int) -> int | None:
+    return None if section.max_epochs is None else max(1, floor(Fraction(section.max_epochs) * windows))
+
+
+def _stages(data: DataSection, named: dict[str, SourceSection], windows: dict[str, Windows]) -> list[Stage]:
+    given = {name: section.weight for name, section in named.items()}
+    if any(weight for weight in given.values()) and None in given.values():
+        missing = [name for name, weight in given.items() if weight is None]
+        raise CorpusError(
+            f"data.sources: {', '.join(missing)} has no weight, others have one. Give every source one, or none (then each has "
+            f"its tokens as its weight)."
+        )
+    weights = {name: Fraction(windows[name].tokens) if weight is None else Fraction(weight) for name, weight in given.items()}
+    stages = [Stage(0, dict(weights))]
+    for stage in data.curriculum:
+        if not stage.weights:
+            continue
+        if unknown := stage.weights.keys() - named.keys():
+            raise CorpusError(f"data.curriculum: weights of {', '.join(sorted(unknown))}; the sources are {', '.join(named)}.")
+        weights |= {name: Fraction(weight) for name, weight in stage.weights.items()}
+        stages.append(Stage(-(-stage.from_tokens // data.sequence_length), dict(weights)))
+    # of stages that begin at the same window only the last counts
+    stages = list({stage.first_window: stage for stage in stages}.values())
+    for stage in stages:
+        if not any(stage.weights.values()):
+            raise CorpusError(f"data.sources: from window {stage.first_window} on no source has a weight above 0.")
+    return stages
+
+
+def _lengths(data: DataSection) -> tuple[tuple[int, int], ...]:
+    lengths = {0: data.sequence_length}
+    before = -1
+    for stage in data.curriculum:
+        if stage.from_tokens <= before:
+            raise CorpusError(f"data.curriculum: from_tokens must rise, but {stage.from_tokens} comes after {before}.")
+        before = stage.from_tokens
+        if stage.sequence_length is None:
+            continue
+        if data.sequence_length % stage.sequence_length:
+            fitting = [n for n in range(1, data.sequence_length + 1) if data.sequence_length % n == 0]
+            near = sorted(fitting, key=lambda n: abs(n - stage.sequence_length))[:4]
+            raise CorpusError(
+                f"data.curriculum: sequence_length {stage.sequence_length} does not divide data.sequence_length "
+                f"{data.sequence_length}, of whose windows it takes equal parts. Near it: {', '.join(map(str, sorted(near)))}."
+            )
+        lengths[stage.from_tokens] = stage.sequence_length
+    return tuple(sorted(lengths.items()))

@@ -1,0 +1,283 @@
+"""The data order of several sources: which source, and which of its windows, stands at each position. Pure; nothing is stored.
+
+Position p goes to the source into whose interval of [0, 1), as wide as its weight, the p-th point of a van der Corput sequence
+falls (van der Corput 1935; bits of p reversed, then flipped by a key). The points of any 2^k aligned positions lie 2^-k apart,
+so that (a) after any number of windows each source has its share, within a few windows, and (b) how many windows a source has
+had before position p is counted in 40 steps, without looking at any of them. That count is the place in the source's own order:
+epochs, each a keyed permutation of all its windows.
+
+Weights hold from a position on until they change (a stage begins, or a source has used up its epochs): a segment. What is
+before a segment's start does not depend on what comes later, so sources and stages may be added to a running run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import Any
+
+import numpy as np
+
+from trainer.data.order import Permutation
+
+BITS = 40
+"""Of a point of the sequence: weights are exact to 2^-40, and a segment repeats its pattern after 2^40 windows."""
+_ONE = 1 << BITS
+_CACHED_EPOCHS = 64
+
+
+class MixtureError(ValueError):
+    """The sources cannot be mixed as asked."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the order needs to know of one source."""
+
+    name: str
+    fingerprint: str
+    """Of its windows: their tokens and how they are cut."""
+    windows: int
+    tokens: int
+    """Real tokens in all its windows together."""
+    max_windows: int | None = None
+    """Windows after which it is used up; null: none."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Weights by tokens, by the names of sources, from a window of the order on."""
+
+    first_window: int
+    weights: dict[str, Fraction]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the order in which the weights stay as they are."""
+
+    start: int
+    """First window of the order."""
+    bounds: np.ndarray
+    """int64 [sources + 1]: source i has the points from bounds[i] to bounds[i + 1], of 2^40."""
+    before: np.ndarray
+    """int64 [sources]: windows of each source before this segment."""
+
+
+class Mixture:
+    """The order of all sources together, a function of (seed, sources, stages, position)."""
+
+    def __init__(self, sources: Sequence[Source], stages: Sequence[Stage], seed: int):
+        """Raises MixtureError when two sources are the same, or nothing has a weight."""
+        # by fingerprint, so that neither their names nor their places in the run file decide anything
+        self.sources = tuple(sorted(sources, key=lambda source: source.fingerprint))
+        for first, second in zip(self.sources, self.sources[1:], strict=False):
+            if first.fingerprint == second.fingerprint:
+                raise MixtureError(f"sources {first.name} and {second.name} are the same windows. Keep one, with both weights.")
+        self.keys = np.array([_key(source.fingerprint) & (2**64 - 1) for source in self.sources], dtype=np.uint64)
+        """A number for each source, from its fingerprint."""
+        self._seed = seed
+        self._flip = np.int64(_key(seed, "mixture") % _ONE)
+        self._epochs: dict[tuple[int, int], Permutation] = {}
+        self.segments: list[Segment] = []
+        self.end: int | None = None
+        """Windows until all sources are used up; None: never."""
+        self._cut(sorted(stages, key=lambda stage: stage.first_window))
+        self._starts = [segment.start for segment in self.segments]
+
+    def locate(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source numbers, window numbers), int64 [count] each, of the order's windows [first, first + count).
+
+        Raises MixtureError past the order's end.
+        """
+        stop = first + count
+        if self.end is not None and stop > self.end:
+            raise MixtureError(f"the sources are used up after {self.end:,} windows; window {stop - 1:,} is asked for.")
+        source, windows = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        number = bisect_right(self._starts, first) - 1
+        for segment, end in zip(self.segments[number:], [*self._starts[number + 1 :], stop], strict=True):
+            low, high = max(first, segment.start), min(stop, end)
+            if low >= high:
+                break
+            at = slice(low - first, high - first)
+            source[at], places = self._places(segment, low - segment.start, high - segment.start)
+            windows[at] = self._windows(source[at], places)
+        return source, windows
+
+    def positions(self, source: int, window: int, before: int) -> list[int]:
+        """Positions less than `before` of the order at which a window of a source stands, ascending: one in each epoch."""
+        size, had = self.sources[source].windows, int(self.counts(before)[source])
+        places = (
+            epoch * size + int(self._epoch(source, epoch).inverse(np.array([window]))[0]) for epoch in range(-(-had // size))
+        )
+        return [self._position(source, place) for place in places if place < had]
+
+    def counts(self, position: int) -> np.ndarray:
+        """int64 [sources]: windows of each source among the first `position` of the order."""
+        if position <= 0:
+            return np.zeros(len(self.sources), dtype=np.int64)
+        segment = self.segments[bisect_right(self._starts, position - 1) - 1]
+        return segment.before + self._counts(segment.bounds, position - segment.start)
+
+    def history(self, position: int) -> dict[str, Any]:
+        """All that the order before `position` depends on, as JSON values: equal histories, equal orders up to there."""
+        began = [segment for segment in self.segments if segment.start < position]
+        return {
+            "seed": self._seed,
+            "segments": [
+                {
+                    "first_window": segment.start,
+                    "shares": {
+                        source.fingerprint: share
+                        for source, share in zip(self.sources, np.diff(segment.bounds).tolist(), strict=True)
+                        if share
+                    },
+                }
+                for segment in began
+            ],
+        }
+
+    def shares(self, segment: Segment) -> dict[str, float]:
+        """Share of the windows of each source in a segment, by name."""
+        return {source.name: share / _ONE for source, share in zip(self.sources, np.diff(segment.bounds).tolist(), strict=True)}
+
+    def _cut(self, stages: list[Stage]) -> None:
+        """Find the segments: one for each stage, and for each source that is used up on the way."""
+        before = np.zeros(len(self.sources), dtype=np.int64)
+        start = 0
+        for number, stage in enumerate(stages):
+            stop = stages[number + 1].first_window if number + 1 < len(stages) else None
+            while stop is None or start < stop:
+                bounds = self._bounds(stage, before)
+                if bounds is None:
+                    if stop is not None:
+                        raise MixtureError(self._used_up(start, stop))
+                    self.end = start
+                    return
+                self.segments.append(Segment(start, bounds, before))
+                length = min((x for x in (stop and stop - start, self._first_used_up(bounds, before)) if x), default=None)
+                if length is None:
+                    return
+                before = before + self._counts(bounds, length)
+                start += length
+
+    def _used_up(self, start: int, stop: int) -> str:
+        return (
+            f"the sources with a weight are used up after {start:,} windows, but the next weights come at window {stop:,}. "
+            f"Raise their max_epochs, or let the next stage begin earlier."
+        )
+
+    def _bounds(self, stage: Stage, before: np.ndarray) -> np.ndarray | None:
+        """Intervals of the sources that are left; None when there are none."""
+        weights = []
+        for source, had in zip(self.sources, before.tolist(), strict=True):
+            left = source.max_windows is None or had < source.max_windows
+            weight = stage.weights.get(source.name, Fraction(0)) if left else Fraction(0)
+            weights.append(weight * source.windows / source.tokens if weight else weight)  # windows per token: padding
+        total = sum(weights)
+        if not total:
+            return None
+        bounds, sums = [0], Fraction(0)
+        for weight in weights:
+            sums += weight
+            bounds.append(floor(sums * _ONE / total))
+        return np.array(bounds, dtype=np.int64)
+
+    def _first_used_up(self, bounds: np.ndarray, before: np.ndarray) -> int | None:
+        """Windows of a segment until the first source is used up."""
+        ends = []
+        for number, source in enumerate(self.sources):
+            if source.max_windows is not None and bounds[number] < bounds[number + 1]:
+                ends.append(self._offset(bounds, number, source.max_windows - int(before[number]) - 1) + 1)
+        return min(ends, default=None)
+
+    def _offset(self, bounds: np.ndarray, source: int, place: int) -> int:
+        """Where in a segment the window of a source stands before which `place` of it stand."""
+        share = int(bounds[source + 1] - bounds[source])
+        near = place * _ONE // share
+        slack = (BITS + 2) * _ONE // share + 2  # no count is further than BITS from its share
+        low, high = max(0, near - slack), near + slack
+        while low < high:
+            middle = (low + high) // 2
+            if int(self._counts(bounds, middle + 1)[source]) > place:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _position(self, source: int, place: int) -> int:
+        """Position in the order of the window of a source before which `place` of it stand."""
+        number = max(i for i, segment in enumerate(self.segments) if segment.before[source] <= place)
+        segment = self.segments[number]
+        return segment.start + self._offset(segment.bounds, source, place - int(segment.before[source]))
+
+    def _places(self, segment: Segment, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source number, windows of that source before it) of the windows [low, high) of a segment."""
+        before = segment.before + self._counts(segment.bounds, low)
+        source = np.searchsorted(segment.bounds, self._points(np.arange(low, high, dtype=np.int64)), side="right") - 1
+        places = np.empty_like(source)
+        for number in np.unique(source).tolist():
+            at = np.flatnonzero(source == number)
+            places[at] = before[number] + np.arange(len(at))
+        return source, places
+
+    def _counts(self, bounds: np.ndarray, offset: int) -> np.ndarray:
+        """int64 [sources]: windows of each source among the first `offset` of a segment."""
+        return np.diff(self._below(bounds, np.full(len(bounds), offset, dtype=np.int64)))
+
+    def _points(self, offset: np.ndarray) -> np.ndarray:
+        """The points of the sequence, int64 in [0, 2^40)."""
+        return _reversed(offset & (_ONE - 1)) ^ self._flip
+
+    def _below(self, bound: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """How many of the first `offset` points lie below `bound`, elementwise.
+
+        The first `offset` positions are aligned runs of 2^k of them, one for each bit of `offset`; the points of such a run
+        share their low 40 - k bits and take every value of the others.
+        """
+        count = (offset >> BITS) * bound
+        offset = offset & (_ONE - 1)
+        for k in range(int(offset.max(initial=0)).bit_length()):
+            begins = (offset >> (k + 1)) << (k + 1)  # where the run of this bit begins
+            step = BITS - k
+            low = self._points(begins) & ((1 << step) - 1)
+            inside = np.maximum(0, (bound - low + (1 << step) - 1) >> step)
+            count += np.where((offset >> k) & 1, inside, 0)
+        return count
+
+    def _windows(self, source: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Window numbers at places of the sources' own orders."""
+        windows = np.empty_like(place)
+        sizes = np.array([max(1, s.windows) for s in self.sources], dtype=np.int64)
+        epoch = place // sizes[source]
+        for number in np.unique(source).tolist():
+            mine = source == number
+            for turn in np.unique(epoch[mine]).tolist():
+                at = np.flatnonzero(mine & (epoch == turn))
+                windows[at] = self._epoch(number, turn)(place[at] - turn * sizes[number]).astype(np.int64)
+        return windows
+
+    def _epoch(self, source: int, epoch: int) -> Permutation:
+        if (source, epoch) not in self._epochs:
+            if len(self._epochs) >= _CACHED_EPOCHS:
+                self._epochs.clear()
+            chosen = self.sources[source]
+            self._epochs[source, epoch] = Permutation(chosen.windows, _key(self._seed, chosen.fingerprint, epoch))
+        return self._epochs[source, epoch]
+
+
+def _key(*parts: str | int) -> int:
+    """A 128-bit key from all the parts."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest(), "little")
+
+
+def _reversed(values: np.ndarray) -> np.ndarray:
+    """The 40 bits of each value in reverse order."""
+    out = values.astype(np.uint64)
+    for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
+        out = ((out >> np.uint64(shift)) & np.uint64(mask)) | ((out & np.uint64(mask)) << np.uint64(shift))
+    return (out.byteswap() >> np.uint64(64 - BITS)).astype(np.int64)
