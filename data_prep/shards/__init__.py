@@ -6,7 +6,7 @@ numpy, xxhash and the standard library only.
 from data_prep.shards.fingerprint import tokenizer_fingerprint
 from data_prep.shards.format import ShardError, ShardHeader, token_dtype
 from data_prep.shards.reader import TokenShards
-from data_prep.shards.windows import Windows
+from data_prep.shards.windows import WindowBatch, Windows
 from data_prep.shards.writer import ShardWriter, write_manifest
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ShardHeader",
     "ShardWriter",
     "TokenShards",
+    "WindowBatch",
     "Windows",
     "token_dtype",
     "tokenizer_fingerprint",
