@@ -182,17 +182,17 @@ def _pack(options: argparse.Namespace) -> int:
 
     shards = TokenShards.open(options.shards)
     print(f"{shards.documents:,} documents, {shards.tokens:,} tokens")
-    for number, (window, way) in enumerate((window, way) for window in options.length for way in options.way):
+    line = "{:>8} {:<16}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
+    print(line.format(*packing.COLUMNS, "seconds", "file"))
+    for window, way in ((window, way) for window in options.length for way in options.way):
         made = packing.make(shards, way, window, options.max_documents, options.dry_run)
-        if not number:
-            print(packing.row(packing.COLUMNS, "file"))
         if way == "concatenate":
             file = "none needed"
         elif options.dry_run:
             file = "not written"
         else:
             file = f"{made.path}{' (was there, whole: kept)' if made.kept else ''}"
-        print(packing.row(packing.cells(made), file), flush=True)
+        print(line.format(*packing.cells(made), f"{made.seconds:.2f}", file), flush=True)
     return 0
 
 

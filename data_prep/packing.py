@@ -9,17 +9,20 @@ length are placed at a time.
 
 from __future__ import annotations
 
+import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.shards import ShardError, TokenShards
 from data_prep.shards.plan import Packed, PlanFile, PlanHeader, PlanWriter, plan_name, plan_path
 from data_prep.shards.windows import WAYS
+from data_prep.stage import Task
 
 BLOCK_PIECES = 1 << 22
 """Documents (or their pieces, where they are longer than a window) that are packed together, so that memory stays flat; what a
@@ -75,8 +78,28 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
     return Made(header, path, shards.tokens - header.tokens, time.perf_counter() - begin)
 
 
+def work(task: Task, folder: Path) -> dict[str, Any]:
+    """Stage 5: one plan of one split, in the shards' own folder."""
+    shards, *arguments = task.arguments
+    made = make(TokenShards.open(shards), *arguments)
+    assert made.path is not None
+    return {"outputs": [os.path.relpath(made.path, folder)]}
+
+
+def existing(shards: TokenShards) -> list[Made]:
+    """The plans beside these shards, shortest windows first."""
+    found = []
+    for path in (shards.folder / "plans").glob("*.plan"):
+        try:
+            header = PlanFile.open(path, shards.fingerprint).header
+        except ShardError:
+            continue  # of other shards, or damaged: refused with a remedy where it is used
+        found.append(Made(header, path, shards.tokens - header.tokens, 0.0, kept=True))
+    return sorted(found, key=lambda made: (made.header.window, made.path))
+
+
 COLUMNS = (
-    "window", "way", "windows", "padding", "share", "documents cut", "longer than a window", "tokens lost", "seconds",
+    "window", "way", "windows", "padding", "share", "documents cut", "longer than a window", "tokens lost",
 )  # fmt: skip
 """Of the table of plans."""
 
@@ -88,17 +111,7 @@ def cells(made: Made) -> tuple[str, ...]:
     share = header.padding / max(1, header.windows * header.window)
     counts = (header.documents_cut, header.documents_split, made.tokens_lost)
     numbers = [f"{header.windows:,}", f"{header.padding:,}", f"{share:.3%}", *(f"{count:,}" for count in counts)]
-    return (f"{header.window:,}", way, *numbers, f"{made.seconds:.2f}")
-
-
-def row(cells: tuple[str, ...], last: str) -> str:
-    """A line of the table for a terminal, with one more cell behind the others."""
-    widths = (8, 17, 13, 15, 9, 15, 22, 13, 9)
-    columns = zip(cells, widths, strict=True)
-    return (
-        "".join(f" {cell:<{width - 1}}" if i == 1 else f"{cell:>{width}}" for i, (cell, width) in enumerate(columns))
-        + f"  {last}"
-    )
+    return (f"{header.window:,}", way, *numbers)
 
 
 def _packed(header: PlanHeader, shards: TokenShards) -> Iterator[tuple[Packed, int, int]]:
