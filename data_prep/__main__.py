@@ -58,15 +58,23 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("shards", type=Path)
     verify.set_defaults(run_command=_verify)
 
-    pack = commands.add_parser("pack", help="what each way of packing documents into context windows would cost")
+    pack = commands.add_parser("pack", help="write plans of documents in context windows, and say what each way costs")
     pack.add_argument("shards", type=Path)
-    pack.add_argument("--length", type=int, nargs="+", default=[1024, 2048, 4096], help="tokens in a window")
+    pack.add_argument("--length", type=int, nargs="+", required=True, help="tokens in a window (the run's sequence length)")
+    ways = ("best_fit", "pad", "concatenate")
+    pack.add_argument(
+        "--way", nargs="+", choices=ways, default=["best_fit"], help="default: best_fit; concatenate needs no plan"
+    )
+    pack.add_argument("--max-documents", type=int, metavar="N", help="most documents in a window of best_fit")
+    pack.add_argument("--dry-run", action="store_true", help="write nothing, say only what each way would cost")
     pack.set_defaults(run_command=_pack)
 
     trace = commands.add_parser("trace", help="list the documents of a context window, with source, licence and URL")
     trace.add_argument("shards", type=Path)
     trace.add_argument("--window", type=int, required=True, help="number of the window, from 0")
     trace.add_argument("--length", type=int, required=True, help="tokens in a window (data.sequence_length of the run)")
+    trace.add_argument("--way", choices=ways, default="concatenate", help="the run's packing (default: concatenate)")
+    trace.add_argument("--max-documents", type=int, metavar="N", help="the cap of the run's plan")
     trace.set_defaults(run_command=_trace)
 
     takedown = commands.add_parser("takedown", help="tombstone documents: training masks them, nothing else changes")
@@ -169,35 +177,32 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    import numpy as np
-
     from data_prep import packing
     from data_prep.shards import TokenShards
 
     shards = TokenShards.open(options.shards)
-    lengths = np.diff(shards.document_starts().astype(np.int64), append=shards.tokens)
-    print(f"{len(lengths):,} documents, {shards.tokens:,} tokens")
-    print(f"{'window':>8} {'way':<12}{'windows':>12}{'padding':>10}{'documents cut':>15}{'longer than a window':>22}")
-    for window in options.length:
-        for method in packing.METHODS:
-            plans = list(packing.plan(lengths, window, method))
-            windows, padding, cut, split = (
-                sum(values)
-                for values in zip(*((len(p), p.padding, p.documents_cut, p.documents_split) for p in plans), strict=True)
-            )
-            share = padding / (windows * window)
-            print(f"{window:8,} {method:<12}{windows:12,}{share:10.2%}{cut:15,}{split:22,}")
+    print(f"{shards.documents:,} documents, {shards.tokens:,} tokens")
+    line = "{:>8} {:<16}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
+    print(line.format(*packing.COLUMNS, "seconds", "file"))
+    for window, way in ((window, way) for window in options.length for way in options.way):
+        made = packing.make(shards, way, window, options.max_documents, options.dry_run)
+        if way == "concatenate":
+            file = "none needed"
+        elif options.dry_run:
+            file = "not written"
+        else:
+            file = f"{made.path}{' (was there, whole: kept)' if made.kept else ''}"
+        print(line.format(*packing.cells(made), f"{made.seconds:.2f}", file), flush=True)
     return 0
 
 
 def _trace(options: argparse.Namespace) -> int:
     from data_prep import history
-    from data_prep.shards import TokenShards
+    from data_prep.shards import TokenShards, Windows
 
-    if options.length < 1:
-        raise ValueError(f"--length {options.length}: at least 1 is needed.")
     shards = TokenShards.open(options.shards)
-    for row in history.of_window(shards, options.window, options.length):
+    windows = Windows(shards, options.length, options.way, max_documents=options.max_documents)
+    for row in history.of_window(windows, options.window):
         gone = "   TAKEN DOWN" if shards.takedowns.count(row["start"], row["start"] + 1) else ""
         facts = (row["id"], row["source"], row["licence"] or "licence unknown", row["url"] or "no URL")
         print(f"{row['in_window']:>8} tokens   {'   '.join(facts)}{gone}")

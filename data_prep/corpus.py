@@ -13,11 +13,12 @@ from typing import Any
 
 import xxhash
 
-from data_prep import clean, extract, holdout, report, stage, survey, tokenise, tokenizer
+from data_prep import clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.recipe import Build
-from data_prep.shards import write_manifest
+from data_prep.shards import TokenShards, write_manifest
+from data_prep.shards.plan import plan_name
 from data_prep.sift import SAMPLES
 from data_prep.stage import Parts, Runner, StageError, Task
 
@@ -41,6 +42,7 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
         _require_kept(unique.results, "deduplication", out / "3-dedup")
         _tokenizer(build, runner, unique)
         shards = _shards(build, runner, unique)
+        _plans(build, runner, shards)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
         surveyed = survey.run(runner, out / "survey", unique)
         summary = _summary(build, extracted, [cleaned, *sifted], shards) | {"survey": surveyed}
@@ -156,6 +158,20 @@ def _shards(build: Build, runner: Runner, unique: Parts) -> dict[str, dict[str, 
     return manifests
 
 
+def _plans(build: Build, runner: Runner, manifests: dict[str, dict[str, Any] | None]) -> None:
+    """Write the recipe's plans of packed windows beside the shards of both splits."""
+    folder, tasks = build.output / "shards", {}
+    for split in (split for split, manifest in manifests.items() if manifest):
+        for section in build.recipe.windows:
+            arguments = (folder / split, section.way, section.length, section.max_documents)
+            name = f"{split}-{plan_name(*arguments[1:])}"
+            tasks[name] = Task(name, 8 * manifests[split]["documents"], arguments)
+    # what a plan is made from decides its name and its shards' fingerprint: a further plan needs no other made again
+    settings = {split: manifest and manifest["fingerprint"] for split, manifest in manifests.items()}
+    if tasks:
+        runner.run(folder / ".plans", "plans", settings, list(tasks.values()), packing.work)
+
+
 def _add_up(tables: Iterator[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
     total: dict[str, dict[str, int]] = {}
     for table in tables:
@@ -206,6 +222,11 @@ def _summary(
             "trained": build.recipe.tokenizer.path is None,
         },
         "shards": shards,
+        "plans": {
+            split: [packing.cells(made) for made in packing.existing(TokenShards.open(build.output / "shards" / split))]
+            for split, manifest in shards.items()
+            if manifest
+        },
     }
 
 
@@ -235,6 +256,8 @@ def describe(summary: dict[str, Any]) -> str:
             lines.append(
                 f"{split:<12}{manifest['tokens']:,} tokens in {manifest['documents']:,} documents: {out}/shards/{split}"
             )
+    for split, plans in summary["plans"].items():
+        lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
     lines.append(f"report      {out}/report.html")
     if summary["set_aside_count"]:

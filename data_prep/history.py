@@ -8,39 +8,45 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.shards import ShardError, TokenShards
+from data_prep.shards import ShardError, TokenShards, Windows
 from data_prep.shards.takedown import write_takedowns
 
 COLUMNS = ["id", "source", "licence", "url", "start", "tokens"]
 
 
-def documents(shards: TokenShards, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
-    """Histories of the documents with a token in [start, stop) of the stream, in order; `start` is the place in the stream."""
-    stop = shards.tokens if stop is None else stop
+def documents(shards: TokenShards, spans: list[tuple[int, int]] | None = None) -> Iterator[dict[str, Any]]:
+    """Histories of the documents with a token in one of the (start, stop) spans of the stream, or of all documents, in the
+    stream's order; `start` is the document's first token in the stream."""
+    wanted = np.array([(0, shards.tokens)] if spans is None else sorted(spans), np.int64).reshape(-1, 2)
     for name, first, last in shards.shard_spans():
-        if last <= start or first >= stop:
+        here = wanted[(wanted[:, 1] > first) & (wanted[:, 0] < last)] - first
+        if not len(here):
             continue
         file = shards.folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet")
         if not file.is_file():
             raise ShardError(f"{file}: missing, so the documents of {name} are not known. Build the corpus again.")
         for batch in pq.ParquetFile(file).iter_batches(columns=COLUMNS):
-            for row in batch.to_pylist():
-                row["start"] += first
-                if row["start"] < stop and row["start"] + row["tokens"] > start:
-                    yield row
+            starts = batch["start"].to_numpy()
+            stops = starts + batch["tokens"].to_numpy()
+            low, high = np.searchsorted(stops, here[:, 0], side="right"), np.searchsorted(starts, here[:, 1])
+            rows = np.unique(np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)]))
+            for row in batch.take(pa.array(rows)).to_pylist():
+                yield row | {"start": row["start"] + first}
 
 
-def of_window(shards: TokenShards, index: int, length: int) -> list[dict[str, Any]]:
-    """Documents of window `index` of `length` tokens, each with `in_window`: how many of its tokens are inputs there."""
-    start = index * length
-    if not 0 <= start < shards.tokens:
-        raise ValueError(f"window {index}: there are {-(-(shards.tokens - 1) // length):,} windows of {length}.")
-    stop = min(start + length, shards.tokens)
+def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
+    """Documents of a window, each with `in_window`: how many of its tokens are inputs there."""
+    if not 0 <= index < len(windows):
+        raise ValueError(f"window {index}: there are {len(windows):,} windows of {windows.sequence_length}.")
+    spans = windows.spans(index)
     found = []
-    for row in documents(shards, start, stop):
-        row["in_window"] = min(stop, row["start"] + row["tokens"]) - max(start, row["start"])
+    for row in documents(windows.shards, spans):
+        begin, end = row["start"], row["start"] + row["tokens"]
+        row["in_window"] = sum(max(0, min(stop, end) - max(start, begin)) for start, stop in spans)
         found.append(row)
     return found
 

@@ -1,104 +1,170 @@
-"""Documents -> context windows: a plan that says which tokens of the shards stand in which window; tokens are never copied.
+"""Documents -> context windows: plan files that say which tokens of the shards stand in which window; tokens are never copied.
 
-Three ways. concatenate: documents in a row, cut every `window` tokens (GPT-3, Brown et al. 2020, section 2.2). best_fit: no
-document that fits a window is cut (best-fit decreasing, Ding et al. 2024, arXiv 2404.10830). pad: every document alone.
-Documents longer than a window are split into whole windows and a rest, never shortened. Lengths count a document's
-end-of-document token, which is the separator. Not implemented from Ding et al.: their segment tree; lengths are small integers,
-so all pieces of one length are placed at a time.
+Two ways need a plan. best_fit: no document that fits a window is cut (best-fit decreasing, Ding et al. 2024, arXiv 2404.10830).
+pad: every document alone. The third, concatenate, is arithmetic (shards/windows.py); what it costs is counted here. Documents
+longer than a window are split into whole windows and a rest, never shortened. Lengths count a document's end-of-document token,
+which is the separator. Not implemented from Ding et al.: their segment tree; lengths are small integers, so all pieces of one
+length are placed at a time.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-BLOCK_DOCUMENTS = 1 << 22
-"""Documents that best_fit sorts together, so that memory stays flat; their rest is less than one window in 10,000."""
+from data_prep.shards import ShardError, TokenShards
+from data_prep.shards.plan import Packed, PlanFile, PlanHeader, PlanWriter, plan_name, plan_path
+from data_prep.shards.windows import WAYS
+from data_prep.stage import Task
+
+BLOCK_PIECES = 1 << 22
+"""Documents (or their pieces, where they are longer than a window) that are packed together, so that memory stays flat; what a
+block's last windows leave free is less than one window in 10,000."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Windows over a stream of tokens: window i is the pieces first[i] to first[i + 1], one after the other, then padding."""
+class Made:
+    """A plan and how it came about."""
 
-    window: int
-    """Tokens per window."""
-    starts: np.ndarray
-    """int64 [pieces]: first token of each piece in the stream."""
-    lengths: np.ndarray
-    """int32 [pieces]: its tokens."""
-    first: np.ndarray
-    """int64 [windows + 1]."""
-    documents: int
-    documents_cut: int
-    """Documents that would fit a window and stand in two or more."""
-    documents_split: int
-    """Documents longer than a window."""
-
-    def __len__(self) -> int:
-        return len(self.first) - 1
-
-    def __getitem__(self, index: int) -> list[tuple[int, int]]:
-        """(start, stop) in the stream of each piece of a window."""
-        pieces = slice(self.first[index], self.first[index + 1])
-        return [
-            (start, start + size)
-            for start, size in zip(self.starts[pieces].tolist(), self.lengths[pieces].tolist(), strict=True)
-        ]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in the windows."""
-        return int(self.lengths.sum(dtype=np.int64))
-
-    @property
-    def padding(self) -> int:
-        """Places of the windows without a token."""
-        return len(self) * self.window - self.tokens
+    header: PlanHeader
+    path: Path | None
+    """None for "concatenate", which needs no file."""
+    tokens_lost: int
+    """Tokens of the shards that stand in no window."""
+    seconds: float
+    kept: bool = False
+    """It was there already, whole, and of these shards."""
 
 
-def concatenate(lengths: np.ndarray, window: int) -> Plan:
-    """Documents in a row, cut every `window` tokens; only the last window has padding."""
-    ends = _ends(lengths, window)
-    total = int(ends[-1]) if len(ends) else 0
-    grid = np.arange(0, total, window, dtype=np.int64)
-    begins = ends - lengths
-    starts = np.concatenate([grid, begins[begins % window != 0]])
-    starts.sort(kind="stable")
-    sizes = np.diff(starts, append=total).astype(np.int32)
-    fits = lengths <= window
-    cut = (begins // window != (ends - 1) // window) & fits
-    return Plan(
-        window=window,
-        starts=starts,
-        lengths=sizes,
-        first=np.append(np.searchsorted(starts, grid), len(starts)),
-        documents=len(lengths),
-        documents_cut=int(cut.sum()),
-        documents_split=int((~fits).sum()),
-    )
+def make(shards: TokenShards, way: str, window: int, max_documents: int | None = None, dry_run: bool = False) -> Made:
+    """Write the plan of these shards, or keep it if it is there and whole; `dry_run`: count only.
+
+    Document lengths are read shard by shard and packed in blocks: memory does not grow with the corpus. Raises ValueError for
+    unknown ways, windows and caps.
+    """
+    begin = time.perf_counter()
+    if way not in WAYS:
+        raise ValueError(f"packing {way!r}: one of {', '.join(WAYS)} is needed.")
+    if not 1 <= window < 2**31:
+        raise ValueError(f"a window needs 1 to 2147483647 tokens, not {window}.")
+    plan_name(way, window, max_documents)  # refuses a cap that does not go with the way
+    header = PlanHeader(way, window, max_documents, shards.fingerprint)
+    if way == "concatenate":
+        header = _count_concatenated(header, shards)
+        return Made(header, None, shards.tokens - header.tokens, time.perf_counter() - begin)
+    path = plan_path(shards.folder, way, window, max_documents)
+    if not dry_run and path.exists():
+        try:
+            plan = PlanFile.open(path, shards.fingerprint)
+            plan.verify()
+            return Made(plan.header, path, shards.tokens - plan.header.tokens, time.perf_counter() - begin, kept=True)
+        except ShardError:
+            path.unlink()  # damaged, or of other shards: of no use to anybody
+    if dry_run:
+        for block in _packed(header, shards):
+            header = header.with_more(*block)
+    else:
+        with PlanWriter(path, header) as writer:
+            for block in _packed(header, shards):
+                writer.add(*block)
+        header = writer.header
+    return Made(header, path, shards.tokens - header.tokens, time.perf_counter() - begin)
 
 
-def pad(lengths: np.ndarray, window: int) -> Plan:
+def work(task: Task, folder: Path) -> dict[str, Any]:
+    """Stage 5: one plan of one split, in the shards' own folder."""
+    shards, *arguments = task.arguments
+    made = make(TokenShards.open(shards), *arguments)
+    assert made.path is not None
+    return {"outputs": [os.path.relpath(made.path, folder)]}
+
+
+def existing(shards: TokenShards) -> list[Made]:
+    """The plans beside these shards, shortest windows first."""
+    found = []
+    for path in (shards.folder / "plans").glob("*.plan"):
+        try:
+            header = PlanFile.open(path, shards.fingerprint).header
+        except ShardError:
+            continue  # of other shards, or damaged: refused with a remedy where it is used
+        found.append(Made(header, path, shards.tokens - header.tokens, 0.0, kept=True))
+    return sorted(found, key=lambda made: (made.header.window, made.path))
+
+
+COLUMNS = (
+    "window", "way", "windows", "padding", "share", "documents cut", "longer than a window", "tokens lost",
+)  # fmt: skip
+"""Of the table of plans."""
+
+
+def cells(made: Made) -> tuple[str, ...]:
+    """A row of the table of plans."""
+    header = made.header
+    way = header.way + (f" max {header.max_documents}" if header.max_documents else "")
+    share = header.padding / max(1, header.windows * header.window)
+    counts = (header.documents_cut, header.documents_split, made.tokens_lost)
+    numbers = [f"{header.windows:,}", f"{header.padding:,}", f"{share:.3%}", *(f"{count:,}" for count in counts)]
+    return (f"{header.window:,}", way, *numbers)
+
+
+def _packed(header: PlanHeader, shards: TokenShards) -> Iterator[tuple[Packed, int, int]]:
+    """(windows, documents, those longer than a window) block by block, the starts counted from the stream's first token."""
+    before = 0
+    for lengths in _blocks(shards.document_lengths(), header.window):
+        alone = header.way == "pad"
+        packed = pad(lengths, header.window) if alone else best_fit(lengths, header.window, header.max_documents)
+        packed.starts[:] += before
+        before += int(lengths.sum())
+        yield packed, len(lengths), int((lengths > header.window).sum())
+
+
+def _blocks(parts: Iterable[np.ndarray], window: int) -> Iterator[np.ndarray]:
+    """The lengths again, as many together as have BLOCK_PIECES pieces, but one document at least."""
+    waiting = np.empty(0, np.int64)
+    for part in parts:
+        waiting = np.concatenate([waiting, part])
+        while len(ends := np.cumsum(-(-waiting // window))) and ends[-1] > BLOCK_PIECES:
+            count = max(1, int(np.searchsorted(ends, BLOCK_PIECES, side="right")))
+            yield waiting[:count]
+            waiting = waiting[count:]
+    if len(waiting):
+        yield waiting
+
+
+def _count_concatenated(header: PlanHeader, shards: TokenShards) -> PlanHeader:
+    """What windows of documents in a row cost: no file is needed for them."""
+    window, tokens, documents, cut, split = header.window, 0, 0, 0, 0
+    for lengths in shards.document_lengths():
+        ends = tokens + np.cumsum(lengths)
+        fits = lengths <= window
+        cut += int((((ends - lengths) // window < (ends - 1) // window) & fits).sum())
+        documents, split, tokens = documents + len(lengths), split + int((~fits).sum()), tokens + int(lengths.sum())
+    windows = max(0, -(-(tokens - 1) // window))
+    return replace(header, windows=windows, tokens=tokens, documents=documents, documents_cut=cut, documents_split=split)
+
+
+def pad(lengths: np.ndarray, window: int) -> Packed:
     """Every document alone in its windows."""
-    starts, sizes = _pieces(lengths, window)
-    first = np.arange(len(starts) + 1, dtype=np.int64)
-    return Plan(window, starts, sizes, first, len(lengths), 0, int((lengths > window).sum()))
+    starts, sizes, goes_on = _pieces(lengths, window)
+    return Packed(starts, sizes, goes_on, np.arange(len(starts) + 1))
 
 
-def best_fit(lengths: np.ndarray, window: int, max_pieces: int = 1 << 30) -> Plan:
+def best_fit(lengths: np.ndarray, window: int, max_documents: int | None = None) -> Packed:
     """No document that fits is cut: the longest first, each into the fullest window that has room, else into a new one.
 
-    `max_pieces`: most pieces in one window, so that no window is a heap of tiny documents. Pieces of a window are in the order
-    of the stream, windows in the order of their first pieces.
+    `max_documents`: most pieces in one window, so that no window is a heap of tiny documents. Pieces of a window are in the
+    order of the stream, windows in the order of their first pieces.
     """
-    if max_pieces < 1:
-        raise ValueError(f"a window holds at least 1 document, not {max_pieces}.")
-    starts, sizes = _pieces(lengths, window)
+    starts, sizes, goes_on = _pieces(lengths, window)
     order = np.argsort(-sizes, kind="stable")
-    places, count = _place(sizes[order], window, max_pieces)
+    places, count = _place(sizes[order], window, max_documents or window)
     bins = np.empty_like(places)
     bins[order] = places
     # the stream's order: bins are numbered by their first piece
@@ -109,33 +175,10 @@ def best_fit(lengths: np.ndarray, window: int, max_pieces: int = 1 << 30) -> Pla
     bins = rank[bins]
     by_bin = np.argsort(bins, kind="stable")
     first = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=count))])
-    return Plan(window, starts[by_bin], sizes[by_bin], first, len(lengths), 0, int((lengths > window).sum()))
+    return Packed(starts[by_bin], sizes[by_bin], goes_on[by_bin], first)
 
 
-METHODS: dict[str, Callable[[np.ndarray, int], Plan]] = {"concatenate": concatenate, "best_fit": best_fit, "pad": pad}
-
-
-def plan(lengths: np.ndarray, window: int, method: str) -> Iterator[Plan]:
-    """Plans of one block of documents after the other, their starts counted from the stream's first token.
-
-    concatenate: its blocks end at window borders only when they are one block, so it comes whole. Raises ValueError for unknown
-    methods and windows.
-    """
-    if method not in METHODS:
-        raise ValueError(f"packing {method!r}: one of {', '.join(METHODS)} is needed.")
-    if method == "concatenate":
-        yield concatenate(lengths, window)
-        return
-    before = 0
-    for start in range(0, len(lengths), BLOCK_DOCUMENTS):
-        block = lengths[start : start + BLOCK_DOCUMENTS]
-        made = METHODS[method](block, window)
-        made.starts[:] += before
-        yield made
-        before += int(block.sum(dtype=np.int64))
-
-
-def _place(sizes: np.ndarray, window: int, max_pieces: int) -> tuple[np.ndarray, int]:
+def _place(sizes: np.ndarray, window: int, max_documents: int) -> tuple[np.ndarray, int]:
     """(bin of each of the sizes, which fall; number of bins).
 
     A bin that takes one of many equal pieces is then the fullest with room for the next, so it takes as many as it can: all the
@@ -152,7 +195,7 @@ def _place(sizes: np.ndarray, window: int, max_pieces: int) -> tuple[np.ndarray,
             if above:
                 room = size + (above & -above).bit_length() - 1
                 inside, low, high = rooms[room].pop()
-                each = min(room // size, max_pieces - inside)
+                each = min(room // size, max_documents - inside)
                 used = min(-(-remaining // each), high - low)
                 if used < high - low:
                     rooms[room].append((inside, low + used, high))
@@ -160,7 +203,7 @@ def _place(sizes: np.ndarray, window: int, max_pieces: int) -> tuple[np.ndarray,
                     open_rooms ^= 1 << room
             else:
                 room, inside, low = window, 0, bins
-                each = min(window // size, max_pieces)
+                each = min(window // size, max_documents)
                 used = -(-remaining // each)
                 bins += used
             taken = min(remaining, used * each)
@@ -171,7 +214,7 @@ def _place(sizes: np.ndarray, window: int, max_pieces: int) -> tuple[np.ndarray,
             whole, rest = divmod(taken, each)
             for first, stop, count in ((low, low + whole, each), (low + whole, low + used, rest)):
                 left = room - count * size
-                if first < stop and left and inside + count < max_pieces:
+                if first < stop and left and inside + count < max_documents:
                     rooms.setdefault(left, []).append((inside + count, first, stop))
                     open_rooms |= 1 << left
     taken = np.frombuffer(counts, np.int64)
@@ -179,22 +222,11 @@ def _place(sizes: np.ndarray, window: int, max_pieces: int) -> tuple[np.ndarray,
     return np.repeat(np.frombuffer(firsts, np.int64), taken) + within // np.repeat(np.frombuffer(eachs, np.int64), taken), bins
 
 
-def _pieces(lengths: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """(starts int64, lengths int32) of the documents, the longer ones in pieces of `window` tokens and a rest."""
-    begins = _ends(lengths, window) - lengths
+def _pieces(lengths: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(starts int64, sizes int32, goes on bool) of the documents, the longer ones in pieces of `window` tokens and a rest."""
+    begins = np.cumsum(lengths) - lengths
     counts = -(-lengths // window)
-    if len(counts) and counts.max() > 1:
-        number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        begins = np.repeat(begins, counts) + number * window
-        lengths = np.minimum(np.repeat(lengths, counts) - number * window, window)
-    return begins.astype(np.int64), lengths.astype(np.int32)
-
-
-def _ends(lengths: np.ndarray, window: int) -> np.ndarray:
-    if not 1 <= window < 2**31:
-        raise ValueError(f"a window needs 1 to 2147483647 tokens, not {window}.")
-    if len(lengths) and int(lengths.min()) < 1:
-        raise ValueError(
-            f"document {int(lengths.argmin())} has {int(lengths.min())} tokens; 1, the end of document, is the least."
-        )
-    return np.cumsum(lengths, dtype=np.int64)
+    number = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    left = np.repeat(lengths, counts) - number * window
+    starts = np.repeat(begins, counts) + number * window
+    return starts, np.minimum(left, window).astype(np.int32), left > window

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from data_prep.dedup.decontaminate import DecontaminationSettings
 from data_prep.dedup.lines import RepeatedTextSettings
 from data_prep.dedup.minhash import MinHashSettings
 from data_prep.filters import Filter
+from data_prep.shards.plan import plan_name
 from data_prep.sources.csv_table import CsvSource
 from data_prep.sources.faq import FAQSource
 from data_prep.sources.gutenberg import GutenbergSource
@@ -83,6 +84,22 @@ class ShardsSection(strict_json.StrictModel):
     """Share of documents held out, chosen by a hash of their ids; at least one document when above 0."""
 
 
+class WindowsSection(strict_json.StrictModel):
+    """A way of packing documents into context windows, whose plan is written beside the shards."""
+
+    length: int = Field(ge=1, lt=2**31)
+    """Tokens in a window: the run's sequence length."""
+    way: Literal["best_fit", "pad"] = "best_fit"
+    """best_fit: no document that fits a window is cut; pad: every document alone. "concatenate" needs no plan."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """Most documents in a window of best_fit, so that none is a heap of tiny ones; null: any number."""
+
+    @model_validator(mode="after")
+    def _cap_goes_with_the_way(self) -> WindowsSection:
+        plan_name(self.way, self.length, self.max_documents)
+        return self
+
+
 class Recipe(strict_json.StrictModel):
     """A corpus build."""
 
@@ -101,6 +118,8 @@ class Recipe(strict_json.StrictModel):
     dedup: DedupSection = DedupSection()
     tokenizer: TokenizerSection
     shards: ShardsSection = ShardsSection()
+    windows: list[WindowsSection] = Field(default_factory=list)
+    """Plans of packed windows to write over the shards; runs that concatenate documents need none."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data_prep import packing
 from data_prep.stage import partial_name
 
 STYLE = """
@@ -44,6 +45,7 @@ def write(path: Path, summary: dict[str, Any]) -> None:
         _diversity(summary),
         _tokenizer(summary),
         _shards(summary),
+        _plans(summary),
     ]
     title = f"Corpus report: {Path(summary['output']).name}"
     page = (
@@ -232,6 +234,14 @@ def _shards(summary: dict[str, Any]) -> str:
         for split, m in _manifests(summary).items()
     ]
     return "<h2>Shards</h2>" + _table(("split", "shards", "documents", "tokens", "fingerprint"), rows, numbers=(1, 2, 3))
+
+
+def _plans(summary: dict[str, Any]) -> str:
+    rows = [(split, *cells) for split, plans in summary["plans"].items() for cells in plans]
+    if not rows:
+        return ""
+    note = "Documents in context windows. A document longer than a window is split over several; none is shortened or dropped."
+    return f"<h2>Packing</h2><p>{note}</p>" + _table(("split", *packing.COLUMNS), rows, numbers=(1, *range(3, 9)))
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], numbers: tuple[int, ...] = ()) -> str:

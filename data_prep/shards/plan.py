@@ -58,6 +58,30 @@ def plan_path(folder: Path, way: str, window: int, max_documents: int | None = N
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Windows made of pieces of a stream: window i is the pieces first[i] to first[i + 1], in a row, then padding."""
+
+    starts: np.ndarray
+    """int64 [pieces]: first token of each piece."""
+    sizes: np.ndarray
+    """int32 [pieces]: its tokens."""
+    goes_on: np.ndarray
+    """bool [pieces]: its document goes on behind it."""
+    first: np.ndarray
+    """int64 [windows + 1]."""
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def __getitem__(self, index: int) -> list[tuple[int, int]]:
+        """(start, stop) of each piece of a window."""
+        pieces = slice(self.first[index], self.first[index + 1])
+        return [
+            (start, start + size) for start, size in zip(self.starts[pieces].tolist(), self.sizes[pieces].tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
 class PlanHeader:
     """What a plan says of itself."""
 
@@ -83,7 +107,8 @@ class PlanHeader:
     @property
     def padding(self) -> int:
         """Places of the windows without a token."""
-        return self.windows * self.window - self.tokens
+        # windows of documents in a row may hold the corpus's last token as a target only
+        return max(0, self.windows * self.window - self.tokens)
 
     @property
     def windows_offset(self) -> int:
@@ -104,6 +129,17 @@ class PlanHeader:
     def file_bytes(self) -> int:
         """Size of the whole file."""
         return HEADER_BYTES + self.body_bytes + 8 * self.blocks
+
+    def with_more(self, packed: Packed, documents: int, split: int) -> PlanHeader:
+        """The totals with windows made of so many more documents, `split` of them longer than a window."""
+        return replace(
+            self,
+            windows=self.windows + len(packed),
+            pieces=self.pieces + len(packed.starts),
+            tokens=self.tokens + int(packed.sizes.sum(dtype=np.int64)),
+            documents=self.documents + documents,
+            documents_split=self.documents_split + split,
+        )
 
     def pack(self) -> bytes:
         """The 4096 bytes at the start of the file."""
@@ -241,7 +277,6 @@ class PlanWriter:
         """`header`: way, window, cap and corpus; its totals are counted here, and known when the plan is written."""
         self.path, self.header = path, header
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        self._counts = dict.fromkeys(("windows", "pieces", "tokens", "documents", "documents_cut", "documents_split"), 0)
         self._blocks: list[int] = []
         self._pending = bytearray()
 
@@ -253,18 +288,13 @@ class PlanWriter:
         self._windows.write(bytes(8))
         return self
 
-    def add(self, starts: np.ndarray, sizes: np.ndarray, goes_on: np.ndarray, first: np.ndarray, **counts: int) -> None:
-        """Append windows: window i is the pieces first[i] to first[i + 1]. `counts`: documents, documents_cut, documents_split.
-
-        starts: integers [pieces]; sizes: integers [pieces]; goes_on: bool [pieces]; first: integers [windows + 1], from 0.
-        """
-        pieces = np.empty(len(starts), PIECE)
-        pieces["start"], pieces["size"] = starts, sizes
-        pieces["size"][goes_on] |= np.uint32(GOES_ON)
-        self._windows.write((first[1:] + self._counts["pieces"]).astype("<u8").data)
-        counts |= {"windows": len(first) - 1, "pieces": len(starts), "tokens": int(np.sum(sizes, dtype=np.int64))}
-        for key, value in counts.items():
-            self._counts[key] += value
+    def add(self, packed: Packed, documents: int, split: int) -> None:
+        """Append windows made of so many documents, `split` of them longer than a window."""
+        pieces = np.empty(len(packed.starts), PIECE)
+        pieces["start"], pieces["size"] = packed.starts, packed.sizes
+        pieces["size"][packed.goes_on] |= np.uint32(GOES_ON)
+        self._windows.write((packed.first[1:] + self.header.pieces).astype("<u8").data)
+        self.header = self.header.with_more(packed, documents, split)
         self._write(pieces.view(np.uint8).data)
 
     def _write(self, content: bytes | memoryview) -> None:
@@ -291,7 +321,7 @@ class PlanWriter:
             self._partial.unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        header = replace(self.header, **self._counts)
+        header = self.header
         self._write(bytes(header.windows_offset - header.pieces * PIECE.itemsize))
         self._windows.seek(0)
         while content := self._windows.read(1 << 20):

@@ -77,6 +77,15 @@ class _Shard:
             self._open()
         return self.starts
 
+    def lengths(self, most: int) -> Iterator[np.ndarray]:
+        opened, starts = self._opened, self.document_starts()
+        for first in range(0, len(starts), most):
+            part = starts[first : first + most + 1].astype(np.int64)
+            yield np.diff(part) if len(part) > most else np.diff(part, append=self.header.tokens)
+        if not opened:  # what was opened for its lengths alone leaves memory: a corpus's tables may be larger than it
+            del starts, self.starts, self._checksums, self._bytes, self._tokens
+            self._opened = False
+
     def read(self, start: int, stop: int) -> np.ndarray:
         if not self._opened:
             self._open()
@@ -219,10 +228,7 @@ class TokenShards:
     def document_lengths(self, most: int = 1 << 20) -> Iterator[np.ndarray]:
         """int64 tokens of the documents in order, their end-of-document tokens included, at most `most` at a time."""
         for shard in self._shards:
-            starts = shard.document_starts()
-            for first in range(0, len(starts), most):
-                part = starts[first : first + most + 1].astype(np.int64)
-                yield np.diff(part) if len(part) > most else np.diff(part, append=shard.header.tokens)
+            yield from shard.lengths(most)
 
     def verify_all(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Check every byte of every shard; `progress(tokens done, tokens in all)` is called after each shard."""

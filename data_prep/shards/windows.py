@@ -1,7 +1,7 @@
 """Context windows over the token stream, any length and any way of packing over one set of shards.
 
-concatenate: documents in a row, cut every `sequence_length` tokens (GPT-3, Brown et al. 2020, section 2.2): arithmetic, no file.
-best_fit, pad: a plan file (plan.py) says which pieces of the stream stand in which window; it copies no token.
+concatenate: documents in a row, cut every `sequence_length` tokens (GPT-3, Brown et al. 2020, section 2.2): arithmetic, without
+a file. best_fit, pad: a plan file (plan.py) says which pieces of the stream stand in which window; it copies no token.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from data_prep import corpus, extract, recipe
 from data_prep.__main__ import main
 from data_prep.document import read_records
 from data_prep.recipe import Recipe
-from data_prep.shards import TokenShards
+from data_prep.shards import TokenShards, Windows
 from data_prep.sift import DROPPED, KEPT
 from data_prep.stage import Runner
 from data_prep.tokenizer import CorpusTokenizer
@@ -52,6 +52,7 @@ def write_inputs(folder: Path, files: int = 3, documents: int = 40, words: int =
         "task_megabytes": 1,
         "tokenizer": {"vocab_size": 300},
         "shards": {"tokens_per_shard": 2000, "validation_fraction": 0.1},
+        "windows": [{"length": 256, "max_documents": 4}],
     }
     (folder / "recipe.json").write_text(json.dumps(values))
     return folder / "recipe.json"
@@ -124,6 +125,8 @@ def test_damage_is_mended(built):
     before = outputs(out)
     shard = next((out / "shards" / "train").glob("shard-*"))
     shard.write_bytes(shard.read_bytes()[:-1])
+    plan = out / "shards" / "train" / "plans" / "best_fit-256-max4.plan"
+    plan.write_bytes(plan.read_bytes()[:-1])
     (out / "tokenizer" / "tokenizer.json").unlink()
     next((out / "1-extract").glob("part-*")).write_bytes(b"?")
     corpus.run(recipe.load(file, []), Runner(1))
@@ -146,7 +149,8 @@ def test_workers_do_not_show(large):
 
 
 @pytest.mark.parametrize(
-    "stage", ["1-extract/done/part-00001.json", "3-dedup/exact/documents/done", "tokenizer/.stage", "shards/train"]
+    "stage",
+    ["1-extract/done/part-00001.json", "3-dedup/exact/documents/done", "tokenizer/.stage", "shards/train", "shards/.plans"],
 )
 def test_killed_anywhere_and_run_again(large, stage):
     file, expected = large
@@ -179,6 +183,22 @@ def test_other_settings_are_refused_or_rebuilt(tmp_path, capsys):
     rebuilt = outputs(tmp_path / "corpus")
     corpus.run(recipe.load(file, ["output=fresh"]), Runner(1))
     assert rebuilt == outputs(tmp_path / "fresh") != before
+
+
+def test_a_further_plan_needs_nothing_built_anew(tmp_path, capsys):
+    file = write_inputs(tmp_path)
+    assert main(["run", str(file)]) == 0
+    assert "Packing" in (tmp_path / "corpus" / "report.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus" / "shards").rglob("plans/*")}
+    assert len(before) == 2
+    change(file, windows=[{"length": 256, "max_documents": 4}, {"length": 128, "way": "pad"}])
+    assert main(["run", str(file)]) == 0
+    assert "train, 128 tokens, pad: " in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus" / "shards").rglob("plans/*")}
+    assert len(after) == 4 and before.items() <= after.items()
+    for split in ("train", "validation"):
+        shards = TokenShards.open(tmp_path / "corpus" / "shards" / split)
+        assert Windows(shards, 256, "best_fit", max_documents=4).tokens == Windows(shards, 128, "pad").tokens == shards.tokens
 
 
 def test_a_changed_input_is_noticed(tmp_path, capsys):
@@ -273,6 +293,8 @@ def test_two_builds_cannot_meet(tmp_path, capsys):
         ({"tokenizer": {}}, "give either path"),
         ({"tokenizer": {"path": "absent"}}, "tokenizer.path"),
         ({"tokenizer": {"vocab_size": 100}}, "greater than or equal to 257"),
+        ({"windows": [{"length": 8, "way": "pad", "max_documents": 2}]}, 'goes with packing "best_fit"'),
+        ({"windows": [{"length": 8, "way": "concatenate"}]}, "'best_fit' or 'pad'"),
     ],
 )
 def test_mistakes_in_a_recipe(tmp_path, capsys, changes, said):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.shards import ShardError, ShardHeader, ShardWriter, TokenShards, Windows, token_dtype, write_manifest
+from data_prep.shards import ShardError, ShardHeader, ShardWriter, TokenShards, token_dtype, write_manifest
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, MANIFEST
 from tests.corpora import FINGERPRINT, write_shards
 
@@ -50,6 +50,27 @@ def test_round_trip(tmp_path_factory, parts, data, wide):
     starts = shards.document_starts().tolist()
     lengths = [len(document) + 1 for part in parts for document in part]
     assert starts == np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist()
+    assert shards.document_starts_in(start, stop).tolist() == [place for place in starts if start <= place < stop]
+    for most in (1, 3, 1 << 20):
+        found = list(shards.document_lengths(most))
+        assert np.concatenate(found).tolist() == lengths and max(map(len, found)) <= most
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(documents, min_size=1, max_size=4), data=st.data())
+def test_many_spans_at_once(tmp_path_factory, parts, data):
+    folder = tmp_path_factory.mktemp("shards")
+    stream = write(folder, parts)
+    shards = TokenShards.open(folder)
+    place = st.integers(0, len(stream))
+    spans = np.array(data.draw(st.lists(st.tuples(place, place).map(sorted), max_size=6)), np.int64).reshape(-1, 2)
+    sizes = spans[:, 1] - spans[:, 0]
+    places = np.cumsum(sizes + 1) - sizes  # one place free before each
+    out = np.full(int((sizes + 1).sum()), -1)
+    shards.read_into(spans[:, 0], sizes, out, places)
+    assert out.tolist() == [token for start, stop in spans for token in (-1, *stream[start:stop])]
+    with pytest.raises(IndexError, match=f"of {len(stream)}"):
+        shards.read_into(np.array([len(stream)]), np.array([1]), out, np.array([0]))
 
 
 def test_blocks_are_split_and_joined_exactly(tmp_path):
@@ -185,23 +206,3 @@ def test_dtype_by_vocabulary():
     assert token_dtype(65_537) == np.uint32
     header = ShardHeader(10, 1, 5, 65_537, 0, FINGERPRINT)
     assert header.token_bytes == 40
-
-
-@settings(max_examples=60, deadline=None)
-@given(parts=st.lists(documents, min_size=1, max_size=3), length=st.integers(1, 50))
-def test_every_token_but_the_first_is_a_target_once(tmp_path_factory, parts, length):
-    folder = tmp_path_factory.mktemp("windows")
-    stream = write(folder, parts)
-    windows = Windows(TokenShards.open(folder), length)
-    inputs, targets = [], []
-    for index in range(len(windows)):
-        tokens, is_target = windows[index]
-        real = int(is_target.sum())
-        assert is_target[:real].all()
-        assert tokens.shape == (length + 1,) and tokens.dtype == np.int64
-        assert (tokens[real + 1 :] == 0).all()
-        inputs += tokens[:-1][:real].tolist()
-        targets += tokens[1 : real + 1].tolist()
-    assert targets == stream[1:].tolist()
-    assert inputs == stream[:-1].tolist()
-    assert windows.real_targets(np.arange(len(windows))).tolist() == [windows[i][1].sum() for i in range(len(windows))]

@@ -31,7 +31,8 @@ def shards(tmp_path):
 
 def test_windows_without_what_was_taken_down(shards, capsys):
     before = TokenShards.open(shards)
-    whole = [Windows(before, 16)[i] for i in range(len(Windows(before, 16)))]
+    windows = Windows(before, 16)
+    whole = windows.read(np.arange(len(windows)))
     rows = list(history.documents(before))
     assert len(rows) == 30 and all(
         before.read(r["start"] + r["tokens"] - 1, r["start"] + r["tokens"]) == before.eod_id for r in rows
@@ -44,20 +45,44 @@ def test_windows_without_what_was_taken_down(shards, capsys):
     for row in rows:
         if row["id"] in gone_ids:
             gone[row["start"] : row["start"] + row["tokens"]] = True
-    windows = Windows(after, 16)
-    for index, (tokens, targets) in enumerate(whole):
-        new_tokens, new_targets = windows[index]
-        start = index * 16
-        mask = np.zeros(17, bool)
-        mask[: len(gone[start : start + 17])] = gone[start : start + 17]
-        assert (new_tokens == np.where(mask, after.eod_id, tokens)).all()
-        assert (new_targets == (targets & ~mask[1:])).all()
-        assert windows.real_targets(np.array([index])) == new_targets.sum()
+    masked = Windows(after, 16).read(np.arange(len(windows)))
+    for index in range(len(windows)):
+        mask = np.resize(np.concatenate([gone[index * 16 : index * 16 + 17], np.zeros(17, bool)]), 17)
+        assert (masked.inputs[index] == np.where(mask[:-1], after.eod_id, whole.inputs[index])).all()
+        assert (masked.targets[index] == np.where(mask[1:], after.eod_id, whole.targets[index])).all()
+        assert (masked.real[index] == (whole.real[index] & ~mask[1:])).all()
     assert after.fingerprint == before.fingerprint
     capsys.readouterr()
     assert main(["trace", str(shards), "--window", "0", "--length", "64"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "s/in.jsonl#1   s   MIT   https://a.org/0" in lines[0] and "TAKEN DOWN" in lines[1]
+
+
+def test_trace_of_a_packed_window(shards, capsys):
+    arguments = ["--length", "64", "--way", "best_fit", "--max-documents", "2"]
+    trace = ["trace", str(shards), "--window", "1", *arguments]
+    assert main(trace) == 2
+    assert f"pack {shards} --length 64 --way best_fit --max-documents 2" in capsys.readouterr().err
+    assert main(["pack", str(shards), *arguments]) == 0
+    capsys.readouterr()
+    opened = TokenShards.open(shards)
+    rows, seen = list(history.documents(opened)), 0
+    windows = Windows(opened, 64, "best_fit", max_documents=2)
+    for index in range(len(windows)):
+        expected = [
+            (row["id"], min(stop, row["start"] + row["tokens"]) - max(start, row["start"]))
+            for start, stop in windows.spans(index)
+            for row in rows
+            if row["start"] < stop and row["start"] + row["tokens"] > start
+        ]
+        found = [(row["id"], row["in_window"]) for row in history.of_window(windows, index)]
+        assert found == expected
+        seen += sum(tokens for _, tokens in found)
+    assert seen == opened.tokens
+    assert main(trace) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(history.of_window(windows, 1))
+    assert main(["trace", str(shards), "--window", "9999", *arguments]) == 2
+    assert f"there are {len(windows)} windows of 64" in capsys.readouterr().err
 
 
 def test_a_second_takedown_adds_to_the_ledger_and_unknown_ids_change_nothing(shards, capsys):
