@@ -124,8 +124,8 @@ def our_loop(plan: RunPlan, step_done: Callable[[], None], device: torch.device)
     """The product: `trainer.train.train` itself."""
 
     class Counted(Loader):
-        def steps(self, samples_seen: int) -> Iterator[Any]:
-            for batch in super().steps(samples_seen):
+        def steps(self, tokens_seen: int, total_tokens: int) -> Iterator[Any]:
+            for batch in super().steps(tokens_seen, total_tokens):
                 yield batch
                 step_done()
 
@@ -160,7 +160,7 @@ def bare_loop(plan: RunPlan, step_done: Callable[[], None]) -> None:
         model_parameters=model.parameters(),
         config={**copy.deepcopy(plan.ds_config), "optimizer": optimizer_of(plan)},
     )
-    dataset = WindowDataset(plan.train)
+    dataset = WindowDataset(plan.corpus.windows[0])
     micro = plan.batch.micro_batch_size
     engine.train()
     micro_batches = step = 0
@@ -210,7 +210,8 @@ def hugging_face_loop(plan: RunPlan, step_done: Callable[[], None], folder: Path
         use_cpu=get_accelerator().device_name() == "cpu",
         dataloader_drop_last=True,
     )
-    transformers.Trainer(stock_model(plan), arguments, train_dataset=WindowDataset(plan.train), callbacks=[Count()]).train()
+    dataset = WindowDataset(plan.corpus.windows[0])
+    transformers.Trainer(stock_model(plan), arguments, train_dataset=dataset, callbacks=[Count()]).train()
 
 
 def measure(plan: RunPlan, device: torch.device, steps: int, rounds: int, folder: Path) -> dict[str, list[float]]:

@@ -25,10 +25,9 @@ import torch
 from torch import distributed as dist
 from torch.nn import functional
 
-from data_prep.shards import TokenShards, Windows
+from data_prep.shards import TokenShards
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
-from trainer.data.order import WindowOrder
 from trainer.engine import process_group
 from trainer.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
@@ -60,12 +59,12 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
     optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.eps)
     shards = TokenShards.open(plan.config.data.train)
     length, per_step = plan.batch.sequence_length, plan.batch.windows_per_step
-    order = WindowOrder(len(Windows(shards, length)), plan.config.run.seed, shards.fingerprint)
     curve = []
     for step in range(plan.total_steps):
         rate = learning_rate(plan.config.schedule, section.learning_rate, (step + 1) * per_step * length)
         rows = [
-            shards.read(i * length, min((i + 1) * length + 1, shards.tokens)) for i in order.windows(step * per_step, per_step)
+            shards.read(i * length, min((i + 1) * length + 1, shards.tokens))
+            for i in plan.corpus.mixture.locate(step * per_step, per_step)[1].tolist()
         ]
         tokens = torch.full((per_step, length + 1), -100)
         for row, window in enumerate(rows):

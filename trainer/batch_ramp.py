@@ -98,12 +98,16 @@ def plan_batches(section: BatchSection, sequence_length: int, data_parallel_size
                 + ("\n  a smaller batch.micro_batch_size" if full.micro_batch_size > 1 else "")
             )
     rise = section.global_batch_tokens - ramp.start_tokens
-    if rise <= 0 or rise % increment:
+    if rise <= 0:
         raise BatchError(
-            f"batch.ramp goes from start_tokens = {ramp.start_tokens} in steps of increment_tokens = {increment} to "
-            f"batch.global_batch_tokens = {section.global_batch_tokens}: "
-            + ("start_tokens must be less." if rise <= 0 else f"{rise} is not a multiple of {increment}.")
-            + f"\nWhat works:\n  increment_tokens = {_divisor_near(rise, unit, increment)}, all else as it is" * (rise > 0)
+            f"batch.ramp.start_tokens = {ramp.start_tokens} must be less than batch.global_batch_tokens = "
+            f"{section.global_batch_tokens}, to which it grows. Without growth, remove batch.ramp."
+        )
+    if rise % increment:
+        raise BatchError(
+            f"batch.ramp goes from start_tokens = {ramp.start_tokens} to batch.global_batch_tokens = "
+            f"{section.global_batch_tokens}, but {rise} is not a multiple of increment_tokens = {increment}.\nWhat works:\n"
+            f"  batch.ramp.increment_tokens = {_divisor_near(rise, unit, increment)}, all else as it is"
         )
     return BatchSchedule(full, ramp.start_tokens, increment, ramp.over_tokens)
 

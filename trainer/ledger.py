@@ -1,8 +1,8 @@
 """The ledger: of every optimizer step, a hash of the windows that all ranks consumed, chained to the step before.
 
-RUN/ledger.jsonl, a line a step: {"step", "tokens", "sequence_length", "digest", "chain"}. `digest` is the sum, modulo 2^64, of a
-hash of each window (source, number, position in the order, length), made by the rank that read it: the same however the work is
-split. `chain` hashes the chain of the step before together with this line, so that equal chains mean equal histories.
+RUN/ledger.jsonl, a line a step: {"step", "tokens", "sequence_length", "digest", "chain"}. `digest` is the sum, modulo 2^64, of
+a hash of each window (source, number, position in the order, length), made by the rank that read it: the same however the work
+is split. `chain` hashes the chain of the step before together with this line, so that equal chains mean equal histories.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Of every logged step: loss (nats per real target of that step's global batch), learning_rate, grad_norm (before
 clipping), tokens_per_second (all devices, since the last logged step; evaluation and saving not counted), tflops (per
-device) and mfu (by `trainer.flops`), data_share (part of the step time spent waiting for data), batch_tokens (of that step), sequence_length (of
-its windows).
+device) and mfu (by `trainer.flops`), data_share (part of the step time spent waiting for data), batch_tokens and
+sequence_length (of that step).
 """
 
 from __future__ import annotations

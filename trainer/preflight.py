@@ -181,9 +181,9 @@ def _check_amount(corpus: Corpus, batches: batch_ramp.BatchSchedule, total_token
     if corpus.end is not None and corpus.end < needed:
         last = batches.steps(corpus.end + 1) - 1  # the last step that is whole
         raise PreflightError(
-            f"schedule.total_tokens = {total_tokens:,} needs {needed:,} tokens, but with their max_epochs all sources are used up "
-            f"after {corpus.end:,}. Set schedule.total_tokens to at most {batches.tokens_after(last):,}, raise max_epochs, or add "
-            f"sources."
+            f"schedule.total_tokens = {total_tokens:,} needs {needed:,} tokens, but with their max_epochs all sources are used "
+            f"up after {corpus.end:,}. Set schedule.total_tokens to at most {batches.tokens_after(last):,}, raise max_epochs, "
+            f"or add sources."
         )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.order import Permutation
+from trainer.data.permutation import Permutation
 
 BITS = 40
 """Of a point of the sequence: weights are exact to 2^-40, and a segment repeats its pattern after 2^40 windows."""

@@ -149,7 +149,7 @@ def test_empty_corpus(run, tmp_path):
         pass
     write_manifest(folder, ["shard-00000.tokens"])
     run.config["data"]["train"] = str(folder)
-    run.refused("0 tokens = 0 windows")
+    run.refused("data.train", "holds 0 tokens")
 
 
 def test_weights_of_another_model(run, tmp_path):
@@ -176,8 +176,9 @@ def start(run: Run, step: int) -> Path:
     run_folder.take(plan.folder, plan.record).close()
     checkpoint = plan.folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(step)
     checkpoint.mkdir()
-    state = TrainState(step=step, samples_seen=16 * step, tokens_seen=512 * step)
-    (checkpoint / run_folder.STATE_FILE).write_text(json.dumps({"state": state.to_json(), "probe": None}))
+    state = TrainState(step=step, tokens_seen=512 * step)
+    record = {"state": state.to_json(), "probe": None, "order": plan.order_before(state), "chain": None}
+    (checkpoint / run_folder.STATE_FILE).write_text(json.dumps(record))
     return checkpoint
 
 
@@ -187,7 +188,7 @@ def test_a_run_is_resumed_where_it_was(run):
     unfinished.mkdir()
     plan = run.prepare()
     assert plan.resume_from == checkpoint
-    assert plan.start == TrainState(step=7, samples_seen=112, tokens_seen=3584)
+    assert plan.start == TrainState(step=7, tokens_seen=3584)
 
 
 def test_run_folder_of_another_run(run):
@@ -212,8 +213,8 @@ def test_run_folder_that_is_no_run(run):
     "text",
     [
         '{"state": {"step"',
-        '{"state": {"step": "7", "samples_seen": 1, "tokens_seen": 1}}',
-        '{"state": {"step": 3, "samples_seen": 1, "tokens_seen": 1}}',
+        '{"state": {"step": "7", "tokens_seen": 1}}',
+        '{"state": {"step": 3, "tokens_seen": 1}}',
     ],
 )
 def test_damaged_checkpoint_state(run, text):

@@ -1,13 +1,13 @@
-"""The data order: a bijection per epoch, and a function of position alone."""
+"""The shuffle of an epoch: a bijection for every size and key, well mixed."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.order import Permutation, WindowOrder
+from trainer.data.permutation import Permutation
 
 keys = st.integers(0, 2**128 - 1)
 
@@ -32,30 +32,6 @@ def test_huge_sizes(size, key, positions):
 def test_impossible_sizes(size):
     with pytest.raises(ValueError, match="size"):
         Permutation(size, 0)
-
-
-@settings(deadline=None)
-@given(windows=st.integers(1, 200), seed=st.integers(0, 2**63 - 1), cuts=st.lists(st.integers(1, 90), min_size=1, max_size=12))
-def test_any_slicing_gives_the_same_order(windows, seed, cuts):
-    order = WindowOrder(windows, seed, "ab")
-    whole = order.windows(0, sum(cuts))
-    starts = np.concatenate([[0], np.cumsum(cuts)[:-1]])
-    parts = [order.windows(int(start), count) for start, count in zip(starts, cuts, strict=True)]
-    assert np.array_equal(np.concatenate(parts), whole)
-
-
-@given(windows=st.integers(1, 300), seed=st.integers(0, 2**63 - 1))
-def test_every_epoch_has_every_window_once(windows, seed):
-    order = WindowOrder(windows, seed, "ab")
-    for epoch in range(3):
-        assert sorted(order.windows(epoch * windows, windows)) == list(range(windows))
-
-
-def test_epochs_seeds_and_corpora_differ():
-    first = WindowOrder(500, 1, "ab")
-    orders = [first.windows(0, 500), first.windows(500, 500)]
-    orders += [WindowOrder(500, 2, "ab").windows(0, 500), WindowOrder(500, 1, "cd").windows(0, 500)]
-    assert len({tuple(order) for order in orders}) == 4
 
 
 def test_places_are_evenly_used():

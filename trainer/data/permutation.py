@@ -1,8 +1,4 @@
-"""The data order: which window is sample n. A pure function of (seed, corpus fingerprint, n) in O(1) memory.
-
-No index file, world size, batch size or worker count takes part, so resuming is one integer and any of these may change
-without changing the order.
-"""
+"""Permutations of any size that are computed, not stored: the shuffle of an epoch in O(1) memory."""
 
 from __future__ import annotations
 
@@ -66,24 +62,3 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> _SHIFTS[0])) * _MULTIPLIERS[0]
     values = (values ^ (values >> _SHIFTS[1])) * _MULTIPLIERS[1]
     return values ^ (values >> _SHIFTS[2])
-
-
-class WindowOrder:
-    """Windows in training order: each epoch a new permutation of all of them."""
-
-    def __init__(self, num_windows: int, seed: int, corpus_fingerprint: str):
-        self.num_windows, self._seed, self._fingerprint = num_windows, seed, corpus_fingerprint
-
-    def windows(self, first_sample: int, count: int) -> np.ndarray:
-        """int64 window indices of the global samples [first_sample, first_sample + count)."""
-        parts, end = [], first_sample + count
-        while first_sample < end:
-            epoch, position = divmod(first_sample, self.num_windows)
-            stop = min(self.num_windows, position + end - first_sample)
-            parts.append(self._epoch(epoch)(np.arange(position, stop, dtype=np.uint64)).astype(np.int64))
-            first_sample += stop - position
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-    def _epoch(self, epoch: int) -> Permutation:
-        text = f"{self._seed}/{self._fingerprint}/{epoch}".encode()
-        return Permutation(self.num_windows, int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little"))
