@@ -79,7 +79,7 @@ def test_no_ramp_is_one_rung():
             section(1024, 64, 5000, micro_batch_size=2, increment=100),
             "batch.ramp.increment_tokens = 100 is not a multiple of 64",
         ),
-        (section(1024, 64, 5000, micro_batch_size=2, increment=128), "960 is not a multiple of 128"),
+        (section(1024, 64, 5000, micro_batch_size=2, increment=128), "960 is not a multiple of increment_tokens = 128"),
         (section(1024, 1024, 5000, micro_batch_size=2), "must be less than batch.global_batch_tokens = 1024"),
         (section(1024, 2048, 5000, micro_batch_size=2), "must be less than batch.global_batch_tokens = 1024"),
     ],
