@@ -182,7 +182,7 @@ def _pack(options: argparse.Namespace) -> int:
 
     shards = TokenShards.open(options.shards)
     print(f"{shards.documents:,} documents, {shards.tokens:,} tokens")
-    line = "{:>8} {:<16}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
+    line = "{:>8} {:<18}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
     print(line.format(*packing.COLUMNS, "seconds", "file"))
     for window, way in ((window, way) for window in options.length for way in options.way):
         made = packing.make(shards, way, window, options.max_documents, options.dry_run)

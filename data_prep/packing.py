@@ -24,7 +24,7 @@ from data_prep.shards.plan import Packed, PlanFile, PlanHeader, PlanWriter, plan
 from data_prep.shards.windows import WAYS
 from data_prep.stage import Task
 
-BLOCK_PIECES = 1 << 22
+BLOCK_PIECES = 1 << 20
 """Documents (or their pieces, where they are longer than a window) that are packed together, so that memory stays flat; what a
 block's last windows leave free is less than one window in 10,000."""
 
@@ -127,15 +127,24 @@ def _packed(header: PlanHeader, shards: TokenShards) -> Iterator[tuple[Packed, i
 
 def _blocks(parts: Iterable[np.ndarray], window: int) -> Iterator[np.ndarray]:
     """The lengths again, as many together as have BLOCK_PIECES pieces, but one document at least."""
-    waiting = np.empty(0, np.int64)
+    waiting: list[np.ndarray] = []
+    pieces = 0
     for part in parts:
-        waiting = np.concatenate([waiting, part])
-        while len(ends := np.cumsum(-(-waiting // window))) and ends[-1] > BLOCK_PIECES:
-            count = max(1, int(np.searchsorted(ends, BLOCK_PIECES, side="right")))
-            yield waiting[:count]
-            waiting = waiting[count:]
-    if len(waiting):
-        yield waiting
+        waiting.append(part)
+        pieces += int((-(-part // window)).sum())
+        if pieces <= BLOCK_PIECES:
+            continue
+        lengths = np.concatenate(waiting)
+        ends = np.cumsum(-(-lengths // window))
+        begin = before = 0
+        while pieces > BLOCK_PIECES:
+            end = max(begin + 1, int(np.searchsorted(ends, before + BLOCK_PIECES, side="right")))
+            yield lengths[begin:end]
+            begin, before = end, int(ends[end - 1])
+            pieces = int(ends[-1]) - before
+        waiting = [lengths[begin:]]
+    if any(map(len, waiting)):
+        yield np.concatenate(waiting)
 
 
 def _count_concatenated(header: PlanHeader, shards: TokenShards) -> PlanHeader:

@@ -67,9 +67,10 @@ class _Shard:
         tables = np.memmap(self.path, np.uint8, "r", header.tables_offset, (8 * (header.documents + header.blocks),))
         if xxhash.xxh3_128_digest(tables) != header.tables_checksum:
             raise ShardError(f"{self.path}: the document or checksum table is damaged. {REBUILD}")
-        tables = tables.view("<u8")
+        tables = np.asarray(tables).view("<u8")
         self.starts, self._checksums = tables[: header.documents], tables[header.documents :]
         self._verified = bytearray(header.blocks)
+        self._tokens_per_block = BLOCK_BYTES // header.dtype.itemsize
         self._opened = True
 
     def document_starts(self) -> np.ndarray:
@@ -89,9 +90,10 @@ class _Shard:
     def read(self, start: int, stop: int) -> np.ndarray:
         if not self._opened:
             self._open()
-        size = self.header.dtype.itemsize
         if self._verify and stop > start:
-            self._verify_blocks(start * size // BLOCK_BYTES, (stop * size - 1) // BLOCK_BYTES + 1)
+            first, last = start // self._tokens_per_block, (stop - 1) // self._tokens_per_block
+            if not (self._verified[first] and self._verified[last] and last - first < 2):
+                self._verify_blocks(first, last + 1)
         return self._tokens[start:stop]
 
     def _verify_blocks(self, first: int, last: int) -> None:
@@ -220,7 +222,7 @@ class TokenShards:
         found, index = [], max(0, bisect_right(self._starts, start) - 1)
         while index < len(self._shards) and self._starts[index] < stop:
             offset, starts = self._starts[index], self._shards[index].document_starts()
-            low, high = np.searchsorted(starts, np.array([max(0, start - offset), stop - offset], starts.dtype))
+            low, high = starts.searchsorted(np.array([max(0, start - offset), stop - offset], starts.dtype)).tolist()
             found.append(starts[low:high].astype(np.int64) + offset)
             index += 1
         return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])

@@ -164,9 +164,10 @@ def _positions(rows: np.ndarray, places: np.ndarray, filled: np.ndarray, length:
     """int64 [windows, length]: places counted from the last start of a row, of a document, or of padding."""
     count = len(filled)
     inside, padded = places < length, np.flatnonzero(filled < length)
-    starts = np.concatenate(
-        [np.arange(count) * length, rows[inside] * length + places[inside], padded * length + filled[padded]]
+    starts = np.unique(
+        np.concatenate([np.arange(count) * length, rows[inside] * length + places[inside], padded * length + filled[padded]])
     )
-    starts.sort(kind="stable")
-    total = count * length
-    return (np.arange(total) - np.repeat(starts, np.diff(starts, append=total))).reshape(count, length)
+    steps = np.ones(count * length, dtype=np.int64)  # from each place to the next; at a start, back to 0
+    steps[starts] = 1 - np.diff(starts, prepend=-1)
+    steps[:1] = 0
+    return np.cumsum(steps, out=steps).reshape(count, length)
