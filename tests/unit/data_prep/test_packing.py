@@ -57,6 +57,20 @@ def test_best_fit_is_best_fit_decreasing(lengths, window, most):
             assert any((begin, begin + size) in packed[index] for index in range(len(packed)))
 
 
+@given(lengths=LENGTHS, window=st.integers(1, 40), most=st.integers(1, 5))
+def test_a_cap_costs_no_more_windows_than_best_fit_with_it(lengths, window, most):
+    sizes = np.sort(packing._pieces(lengths, window)[1])[::-1]
+    packed = packing.best_fit(lengths, window, most)
+    assert -(-len(sizes) // most) <= len(packed) <= packing._place(sizes, window, most)[1]
+
+
+def test_tiny_documents_share_windows_with_larger_ones_where_the_cap_ends_them():
+    lengths = np.tile([10, 10, 40, 52], 64)  # 28 on average: 64 of them have room in 2048
+    packed = packing.best_fit(lengths, 2048, 64)
+    assert len(packed) == 4 and {len(sizes) for sizes in windows(packed)} == {64}
+    assert packing._place(np.sort(lengths)[::-1], 2048, 64)[1] == 5
+
+
 def plain_best_fit(lengths, window):
     """One document at a time into the fullest bin with room."""
     pieces = [min(window, size - start) for size in lengths for start in range(0, size, window)]
