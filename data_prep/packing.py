@@ -173,9 +173,8 @@ def best_fit(lengths: np.ndarray, window: int, max_documents: int | None = None)
     """
     starts, sizes, goes_on = _pieces(lengths, window)
     order = np.argsort(-sizes, kind="stable")
-    places, count = (
-        _place_capped(sizes[order], window, max_documents) if max_documents else _place(sizes[order], window, window)
-    )
+    place = _place_capped if max_documents else _place
+    places, count = place(sizes[order], window, max_documents or window)
     bins = np.empty_like(places)
     bins[order] = places
     # the stream's order: bins are numbered by their first piece
