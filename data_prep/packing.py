@@ -13,6 +13,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,10 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
         return Made(header, None, shards.tokens - header.tokens, time.perf_counter() - begin)
     path = plan_path(shards.folder, way, window, max_documents)
     if not dry_run and path.exists():
-        try:
+        with suppress(ShardError):  # damaged, or of other shards: written over
             plan = PlanFile.open(path, shards.fingerprint)
             plan.verify()
             return Made(plan.header, path, shards.tokens - plan.header.tokens, time.perf_counter() - begin, kept=True)
-        except ShardError:
-            path.unlink()  # damaged, or of other shards: of no use to anybody
     if dry_run:
         for block in _packed(header, shards):
             header = header.with_more(*block)
