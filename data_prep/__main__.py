@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     peek.add_argument("--characters", type=int, default=500, help="of each text")
     peek.set_defaults(run_command=_peek)
 
-    verify = commands.add_parser("verify", help="check every byte of a folder of shards")
+    verify = commands.add_parser("verify", help="check every byte of a folder of shards and its plans")
     verify.add_argument("shards", type=Path)
     verify.set_defaults(run_command=_verify)
 
@@ -166,6 +166,7 @@ def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from data_prep.shards import TokenShards
+    from data_prep.shards.plan import PlanFile
 
     shards = TokenShards.open(options.shards)
     with tqdm(total=shards.tokens, unit="tok", unit_scale=True, desc="verify") as bar:
@@ -173,6 +174,9 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
+    for path in sorted((options.shards / "plans").glob("*.plan")):
+        PlanFile.open(path, shards.fingerprint).verify()
+        print(f"{path}: whole")
     return 0
 
 

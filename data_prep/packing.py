@@ -13,6 +13,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,10 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
         return Made(header, None, shards.tokens - header.tokens, time.perf_counter() - begin)
     path = plan_path(shards.folder, way, window, max_documents)
     if not dry_run and path.exists():
-        try:
+        with suppress(ShardError):  # damaged, or of other shards: written over
             plan = PlanFile.open(path, shards.fingerprint)
             plan.verify()
             return Made(plan.header, path, shards.tokens - plan.header.tokens, time.perf_counter() - begin, kept=True)
-        except ShardError:
-            path.unlink()  # damaged, or of other shards: of no use to anybody
     if dry_run:
         for block in _packed(header, shards):
             header = header.with_more(*block)
@@ -173,7 +172,8 @@ def best_fit(lengths: np.ndarray, window: int, max_documents: int | None = None)
     """
     starts, sizes, goes_on = _pieces(lengths, window)
     order = np.argsort(-sizes, kind="stable")
-    places, count = _place(sizes[order], window, max_documents or window)
+    place = _place_capped if max_documents else _place
+    places, count = place(sizes[order], window, max_documents or window)
     bins = np.empty_like(places)
     bins[order] = places
     # the stream's order: bins are numbered by their first piece
@@ -185,6 +185,26 @@ def best_fit(lengths: np.ndarray, window: int, max_documents: int | None = None)
     by_bin = np.argsort(bins, kind="stable")
     first = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=count))])
     return Packed(starts[by_bin], sizes[by_bin], goes_on[by_bin], first)
+
+
+def _place_capped(sizes: np.ndarray, window: int, max_documents: int) -> tuple[np.ndarray, int]:
+    """As `_place`, with fewer windows where the cap, not the room, ends them.
+
+    Best fit then leaves the smallest pieces to windows that are nearly empty. So the smallest pieces are also dealt out like
+    cards, the largest of them first, to as few windows as the cap allows: as many pieces as surely fit. No window gets more
+    than the mean and the largest piece together.
+    """
+    best, count = _place(sizes, window, max_documents)
+    left = np.arange(len(sizes), 0, -1)
+    dealt = -(-left // max_documents)  # windows for a piece and all the smaller ones
+    fits = np.cumsum(sizes[::-1], dtype=np.int64)[::-1] // dealt + sizes < window
+    if not fits.any():
+        return best, count
+    first = int(np.argmax(fits))
+    others, before = _place(sizes[:first], window, max_documents)
+    if before + dealt[first] >= count:
+        return best, count
+    return np.concatenate([others, before + np.arange(left[first]) % dealt[first]]), int(before + dealt[first])
 
 
 def _place(sizes: np.ndarray, window: int, max_documents: int) -> tuple[np.ndarray, int]:

@@ -16,6 +16,7 @@ from data_prep.__main__ import main
 from data_prep.shards import ShardError, Windows
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.plan import PlanFile
+from data_prep.shards.windows import WAYS as WINDOW_WAYS
 from tests.corpora import write_documents
 
 WAYS = {"best_fit": packing.best_fit, "pad": packing.pad}
@@ -54,6 +55,20 @@ def test_best_fit_is_best_fit_decreasing(lengths, window, most):
     for begin, size in zip(np.cumsum(lengths) - lengths, lengths, strict=True):
         if size <= window:
             assert any((begin, begin + size) in packed[index] for index in range(len(packed)))
+
+
+@given(lengths=LENGTHS, window=st.integers(1, 40), most=st.integers(1, 5))
+def test_a_cap_costs_no_more_windows_than_best_fit_with_it(lengths, window, most):
+    sizes = np.sort(packing._pieces(lengths, window)[1])[::-1]
+    packed = packing.best_fit(lengths, window, most)
+    assert -(-len(sizes) // most) <= len(packed) <= packing._place(sizes, window, most)[1]
+
+
+def test_tiny_documents_share_windows_with_larger_ones_where_the_cap_ends_them():
+    lengths = np.tile([10, 10, 40, 52], 64)  # 28 on average: 64 of them have room in 2048
+    packed = packing.best_fit(lengths, 2048, 64)
+    assert len(packed) == 4 and {len(sizes) for sizes in windows(packed)} == {64}
+    assert packing._place(np.sort(lengths)[::-1], 2048, 64)[1] == 5
 
 
 def plain_best_fit(lengths, window):
@@ -116,7 +131,7 @@ def test_mistakes_are_named(tmp_path, call, message):
 
 def test_the_pack_command_states_what_each_way_costs(tmp_path, capsys):
     write_documents(tmp_path, [[7, 3, 3, 14]])
-    command = ["pack", str(tmp_path), "--length", "8", "--way", "concatenate", "best_fit", "pad"]
+    command = ["pack", str(tmp_path), "--length", "8", "--way", *WINDOW_WAYS]
 
     def rows(*more):
         assert main([*command, *more]) == 0
@@ -139,11 +154,13 @@ def test_the_pack_command_states_what_each_way_costs(tmp_path, capsys):
     assert sorted((tmp_path / "plans").iterdir()) == files  # nothing half-written is left
 
 
-def test_a_damaged_plan_and_one_of_other_shards_are_made_again(tmp_path):
+def test_a_damaged_plan_and_one_of_other_shards_are_made_again(tmp_path, capsys):
     shards = write_documents(tmp_path / "a", [[7, 3, 3, 14]])
     path = packing.make(shards, "pad", 8).path
     whole = path.read_bytes()
+    assert main(["verify", str(tmp_path / "a")]) == 0 and f"{path}: whole" in capsys.readouterr().out
     path.write_bytes(whole[:-1])
+    assert main(["verify", str(tmp_path / "a")]) == 2 and f"{path}: truncated" in capsys.readouterr().err
     assert not packing.make(shards, "pad", 8).kept and path.read_bytes() == whole
     other = write_documents(tmp_path / "b", [[7, 3, 3, 13]])
     path.parent.rename(tmp_path / "b" / "plans")
