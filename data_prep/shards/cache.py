@@ -137,7 +137,7 @@ class ChunkCache:
 
     def _fetched(self, chunk: Path, fetch: Callable[[], bytes]) -> bytes | None:
         """Fetch a chunk, store it and return its content; None when another process did it meanwhile."""
-        with self._locked(f"lock-{xxhash.xxh3_64_intdigest(str(chunk)) % LOCKS:03d}"):
+        with self._locked(f"lock-{xxhash.xxh3_64_intdigest(str(chunk).encode()) % LOCKS:03d}"):
             if self._read(chunk, 0, memoryview(bytearray(0))):
                 return None
             content = fetch()

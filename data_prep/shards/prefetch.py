@@ -10,7 +10,7 @@ from threading import BoundedSemaphore
 from data_prep.shards.format import ShardError
 
 THREADS = 8
-MOST_WAITING = 1024
+MOST_WAITING = 256
 """Hints beyond these are dropped: what they name is fetched when it is read."""
 
 
