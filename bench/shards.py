@@ -1,8 +1,8 @@
 """What opening and reading shards costs, by size of the corpus: python bench/shards.py [--tokens 1e12 1e14]
 
-Each corpus is synthetic (one sparse shard under many names, a true index), opened by a fresh process: seconds from TokenShards.open
-to the first batch of 64 windows, resident memory above imports then and after many random windows, and windows/s, beside slices of
-one numpy.memmap of a shard (the bare read of the same bytes).
+Each corpus is synthetic (one sparse shard under many names, a true index), opened by a fresh process: seconds from
+TokenShards.open to the first batch of 64 windows, resident memory above imports then and after many random windows, and
+windows/s, the first time and again, beside slices of one numpy.memmap of a shard (the bare read of the same bytes).
 """
 
 from __future__ import annotations

@@ -54,18 +54,28 @@ def read_checked(file: ByteFile, offset: int, length: int, is_right: Callable[[n
 class Blocks:
     """The bytes [offset, offset + size) of a file, checked. One bit of memory per block says that it was."""
 
-    def __init__(self, file: ByteFile, offset: int, size: int, table_checksum: bytes, verify: bool = True):
-        """Raises ShardError when the table behind the blocks is damaged. Without `verify` nothing is checked."""
+    def __init__(
+        self,
+        file: ByteFile,
+        offset: int,
+        size: int,
+        table_checksum: bytes,
+        verify: bool = True,
+        check_table: bool = True,
+        remedy: str = REBUILD,
+    ):
+        """Without `verify` nothing is checked; without `check_table` not the table as a whole, for which all of it is read: a
+        damaged entry shows as a block that does not match. Raises ShardError, which ends with `remedy`."""
         self.file, self.offset, self.size, self.count = file, offset, size, blocks_of(size)
-        self.table_offset, self._table_checksum = offset + size, table_checksum
+        self._table_offset, self._table_checksum, self._remedy = offset + size, table_checksum, remedy
         self._verified = bytearray(b"\0" if verify else b"\xff") * (-(-self.count // 8))
-        if verify:
+        if verify and check_table:
             self._check_table()
 
     def _check_table(self) -> None:
         length = 8 * self.count
-        if read_checked(self.file, self.table_offset, length, lambda raw: _digest(raw) == self._table_checksum) is None:
-            raise ShardError(f"{self.file.url}: its table of checksums is damaged. {REBUILD}")
+        if read_checked(self.file, self._table_offset, length, lambda raw: _digest(raw) == self._table_checksum) is None:
+            raise ShardError(f"{self.file.url}: its table of checksums is damaged. {self._remedy}")
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `start` on. Raises ShardError for a damaged block."""
@@ -84,16 +94,15 @@ class Blocks:
 
     def _verify(self, block: int) -> None:
         start = block * BLOCK_BYTES
-        length, place = min(BLOCK_BYTES, self.size - start), self.table_offset + 8 * block
+        length, place = min(BLOCK_BYTES, self.size - start), self._table_offset + 8 * block
 
         def is_right(raw: np.ndarray) -> bool:
             return xxhash.xxh3_64_intdigest(raw) == int(self.file.read(place, 8).view("<u8")[0])
 
         if read_checked(self.file, self.offset + start, length, is_right) is None:
-            self._check_table()  # or the entry is damaged, and not the block
             raise ShardError(
                 f"{self.file.url}: block {block} of {self.count} (64 KiB from byte {self.offset + start:,}) is damaged: its "
-                f"checksum does not match. {REBUILD}"
+                f"checksum does not match. {self._remedy}"
             )
         if self.file.stable:
             self._verified[block >> 3] |= 1 << (block & 7)

@@ -48,6 +48,10 @@ class ShardError(ValueError):
     """A shard or manifest is missing, incomplete, damaged, or not what it should be; the message says which and what to do."""
 
 
+class MissingError(ShardError):
+    """There is no such file."""
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     """uint16 where every id of the vocabulary fits, else uint32."""
     return _DTYPES[2 if vocab_size <= 2**16 else 4]

@@ -137,7 +137,7 @@ class TokenShards:
         while index < self.shard_count and self._first[index] < stop:
             some = self._index.entries(index, min(index + LOOKED_FOR, self.shard_count))
             for place, entry in enumerate(some, index):
-                if self._first[place] < stop and start < self._first[place + 1]:
+                if max(start, self._first[place]) < min(stop, self._first[place + 1]):
                     yield entry.name, self._first[place], self._first[place + 1]
             index += len(some)
 
@@ -178,7 +178,7 @@ class TokenShards:
         if self._fetched and len(starts) > 1:
             self.prefetch(starts, sizes)
         first, width = self._index.first, self.dtype.itemsize
-        shards = np.searchsorted(first, starts, side="right") - 1
+        shards = np.minimum(np.searchsorted(first, starts, side="right"), self.shard_count) - 1
         ends = np.cumsum(sizes)
         raw = np.empty(int(ends[-1]), self.dtype)
         buffer, done = memoryview(raw).cast("B"), 0

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from data_prep.shards.cache import CacheSettings, ChunkCache
-from data_prep.shards.format import HEADER_BYTES, ShardError
+from data_prep.shards.format import HEADER_BYTES, MissingError, ShardError
 
 T = TypeVar("T")
 LONGEST_WAIT = 30.0
@@ -28,7 +28,7 @@ class RemoteFile:
         self.url, self._settings = url, settings
         self.size = _retried(url, settings, lambda fs, path: _size_of(fs.info(path)["size"]))
         if self.size is None:
-            raise ShardError(f"{url}: cannot be read: no such file.")
+            raise MissingError(f"{url}: cannot be read: no such file.")
         self._cache = _cache(settings)
         identity = f"{url}\n{version}\n{self.size}\n{settings.chunk_bytes}"
         self._folder = self._cache.folder / xxhash.xxh3_128_hexdigest(identity.encode())
@@ -81,9 +81,9 @@ def _cache(settings: CacheSettings) -> ChunkCache:
     return ChunkCache(settings)
 
 
-def fetch_whole(url: str, settings: CacheSettings) -> bytes | None:
-    """Content of a small remote file, None when there is none. Raises ShardError after the last attempt."""
-    return _retried(url, settings, lambda fs, path: fs.cat_file(path))
+def fetch_whole(url: str, settings: CacheSettings, first: int | None) -> bytes | None:
+    """Content of a small file, or its `first` bytes; None when there is none. Raises ShardError after the last attempt."""
+    return _retried(url, settings, lambda fs, path: fs.cat_file(path, start=None if first is None else 0, end=first))
 
 
 def _size_of(size: Any) -> int:

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from data_prep.shards.cache import CacheSettings
-from data_prep.shards.format import ShardError
+from data_prep.shards.format import MissingError, ShardError
 
 MAX_DESCRIPTORS = 4096
 """Files held open per process, at most; a quarter of what the system allows where that is less."""
@@ -79,7 +79,8 @@ class LocalFile:
             descriptor = _Descriptor(self.path)
             status = os.fstat(descriptor.number)
         except OSError as error:
-            raise ShardError(f"{self.path}: cannot be read: {error.strerror}.") from None
+            kind = MissingError if isinstance(error, FileNotFoundError) else ShardError
+            raise kind(f"{self.path}: cannot be read: {error.strerror}.") from None
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if self._identity not in (None, identity):
             raise ShardError(f"{self.path}: was replaced or changed while it was in use. Start again with the files at rest.")
@@ -127,7 +128,7 @@ def join(folder: str | Path, *names: str) -> str | Path:
 
 def open_bytes(url: str | Path, cache: CacheSettings | None = None, version: str = "") -> ByteFile:
     """Open a file that does not change. `version`: a fingerprint of its content, so that a file built anew under the same name
-    is never mixed with cached chunks of the old one. Raises ShardError when it is missing or cannot be read."""
+    is never mixed with cached chunks of the old one. Raises MissingError when there is none, ShardError for other failures."""
     cache = cache or CacheSettings()
     if not is_remote(url) and not cache.always:
         return LocalFile(Path(url))
@@ -136,15 +137,16 @@ def open_bytes(url: str | Path, cache: CacheSettings | None = None, version: str
     return RemoteFile(url if is_remote(url) else Path(url).absolute().as_uri(), cache, version)
 
 
-def read_whole(url: str | Path, cache: CacheSettings | None = None) -> bytes | None:
-    """Content of a small file that may change (a manifest, a ledger), never from the cache; None when there is none. Raises
-    ShardError when it cannot be read."""
+def read_whole(url: str | Path, cache: CacheSettings | None = None, first: int | None = None) -> bytes | None:
+    """Content of a small file that may change (a manifest, a ledger), or the `first` bytes of any: as they are now, never from
+    the cache; None when there is none. Raises ShardError when it cannot be read."""
     if is_remote(url):
         from data_prep.shards.remote import fetch_whole
 
-        return fetch_whole(url, cache or CacheSettings())
+        return fetch_whole(url, cache or CacheSettings(), first)
     try:
-        return Path(url).read_bytes()
+        with Path(url).open("rb") as file:
+            return file.read(first)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Shards behind a URL: the same bytes as local ones, through a cache that keeps its bound, whatever the network and the disk do."""
+"""Shards behind a URL: the bytes of local ones, through a cache that keeps its bound, whatever network and disk do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -18,7 +19,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.shards import CacheSettings, ShardError, ShardWriter, TokenShards, write_manifest
+from data_prep import packing
+from data_prep.shards import CacheSettings, ShardError, ShardWriter, TokenShards, Windows, write_manifest
 from data_prep.shards.cache import DIGEST_BYTES, ChunkCache
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.storage import open_bytes
@@ -32,10 +34,10 @@ class Flaky(MemoryFileSystem):
     """memory:// that fails as told, and counts."""
 
     protocol = "flaky"
-    store: dict = {}  # noqa: RUF012: as in its base class
-    pseudo_dirs = [""]  # noqa: RUF012
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
     failures = 0
-    requests: Counter = Counter()
+    requests: ClassVar[Counter] = Counter()
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -186,6 +188,22 @@ def test_takedowns_are_read_from_the_remote_folder(corpus, url, cache, tmp_path)
     assert len(TokenShards.open(url, cache=cache).takedowns) == 1, "a ledger may change, and is never cached"
 
 
+def test_packed_windows_through_a_url(corpus, cache, tmp_path):
+    folder = tmp_path / "train"
+    shutil.copytree(corpus, folder)
+    with pytest.raises(
+        ShardError, match=r"file://.*/plans/best_fit-512\.plan: this pack plan has not been made.* --length 512"
+    ):
+        Windows(TokenShards.open(folder.as_uri(), cache=cache), 512, "best_fit")
+    packing.make(TokenShards.open(folder), "best_fit", 512)
+    local = Windows(TokenShards.open(folder), 512, "best_fit", documents=True)
+    remote = Windows(TokenShards.open(folder.as_uri(), cache=cache), 512, "best_fit", documents=True)
+    assert remote.fingerprint == local.fingerprint and len(remote) == len(local)
+    indices = np.random.default_rng(0).permutation(len(local))
+    for name in ("inputs", "targets", "real", "positions"):
+        assert np.array_equal(getattr(remote.read(indices), name), getattr(local.read(indices), name))
+
+
 def test_requests_are_tried_again_and_then_the_error_names_url_and_attempts(corpus, url, cache):
     Flaky.failures = cache.attempts - 1
     shards = TokenShards.open(url, cache=cache)
@@ -328,7 +346,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path, url):
 
 def test_hints_fetch_ahead(corpus, url, cache):
     shards = TokenShards.open(url, cache=cache)
-    starts = np.arange(0, shards.tokens - 10, 5000)
+    starts = np.arange(0, shards.tokens - 10, 20_000)
     shards.prefetch(starts, np.full(len(starts), 10))
     shards._prefetcher._pool.shutdown()
     before = Flaky.requests.total()
