@@ -18,6 +18,7 @@ from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.recipe import Build
 from data_prep.shards import TokenShards, write_manifest
+from data_prep.shards.format import VERSION as SHARD_VERSION
 from data_prep.shards.plan import plan_name
 from data_prep.sift import SAMPLES
 from data_prep.stage import Parts, Runner, StageError, Task
@@ -143,6 +144,7 @@ def _shards(build: Build, runner: Runner, unique: Parts) -> dict[str, dict[str, 
     held_out = holdout.run(runner, out / "3-dedup" / "holdout", unique, build.recipe.seed, section.validation_fraction)
     tasks = unique.tasks(lambda part: (part, folder, section.tokens_per_shard, held_out))
     settings = {
+        "format": SHARD_VERSION,
         "input": unique.fingerprint,
         "tokenizer": tokenizer.CorpusTokenizer(folder).fingerprint,
         "seed": build.recipe.seed,

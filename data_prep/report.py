@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_prep import packing
+from data_prep.shards import TokenShards
 from data_prep.stage import partial_name
 
 STYLE = """
@@ -113,10 +114,10 @@ def _lengths(summary: dict[str, Any]) -> str:
     from matplotlib import pyplot
 
     parts = []
-    for split, manifest in _manifests(summary).items():
+    for split in _manifests(summary):
         folder = Path(summary["output"]) / "shards" / split
-        for shard in manifest["shards"]:
-            name = shard["name"].replace("shard-", "documents-").replace(".tokens", ".parquet")
+        for shard, _, _ in TokenShards.open(folder).shard_spans():
+            name = shard.replace("shard-", "documents-").replace(".tokens", ".parquet")
             parts.append(pq.read_table(folder / name, columns=["tokens"])["tokens"].to_numpy())
     lengths = np.concatenate(parts)
     top = max(2, int(lengths.max()))
@@ -230,7 +231,7 @@ def _tokenizer(summary: dict[str, Any]) -> str:
 
 def _shards(summary: dict[str, Any]) -> str:
     rows = [
-        (split, f"{len(m['shards']):,}", f"{m['documents']:,}", f"{m['tokens']:,}", f"<code>{m['fingerprint']}</code>")
+        (split, f"{m['shards']:,}", f"{m['documents']:,}", f"{m['tokens']:,}", f"<code>{m['fingerprint']}</code>")
         for split, m in _manifests(summary).items()
     ]
     return "<h2>Shards</h2>" + _table(("split", "shards", "documents", "tokens", "fingerprint"), rows, numbers=(1, 2, 3))

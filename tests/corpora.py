@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
-from data_prep.shards import ShardWriter, TokenShards, write_manifest
+from data_prep.shards import ShardHeader, ShardWriter, TokenShards, write_manifest
+from data_prep.shards.format import (
+    BLOCK_BYTES,
+    HEADER_BYTES,
+    INDEX,
+    MANIFEST,
+    MANIFEST_VERSION,
+    blocks_of,
+    corpus_fingerprint,
+    manifest_text,
+)
+from data_prep.shards.index import index_bytes
 
 FINGERPRINT = "ab" * 32
 
@@ -38,4 +51,45 @@ def write_shards(
                 ids = np.cumsum(steps) % (vocab_size - 1) + 1
                 writer.add(ids, text_bytes=3 * len(ids))
     write_manifest(folder, names)
+    return folder
+
+
+def synthetic_manifest(
+    folder: Path, tokens: int, per_shard: int = 2**28, document_tokens: int = 1024, vocab_size: int = 50_257, files: int = 4096
+) -> Path:
+    """Write a folder that says it holds at least `tokens` tokens (10**12, 10**14), all of them zero, and return it.
+
+    All shards of `per_shard` tokens (a multiple of 32 Ki) are one sparse file under up to `files` names, in turn; index,
+    headers and checksums are true, so that every window is read and checked as in a real corpus."""
+    folder.mkdir(parents=True)
+    documents = per_shard // document_tokens
+    header = ShardHeader(per_shard, documents, 4 * per_shard, vocab_size, 0, FINGERPRINT)
+    starts = np.arange(0, per_shard, document_tokens, dtype="<u8").tobytes()
+    zeros = xxhash.xxh3_64_intdigest(bytes(BLOCK_BYTES))
+    assert header.documents_offset % BLOCK_BYTES == 0, "tokens must fill whole blocks"
+    rest = [xxhash.xxh3_64_intdigest(starts[at : at + BLOCK_BYTES]) for at in range(0, len(starts), BLOCK_BYTES)]
+    table = np.array([zeros] * blocks_of(header.documents_offset) + rest, "<u8").tobytes()
+    header = replace(header, blocks_checksum=xxhash.xxh3_128_digest(table))
+    with (folder / "sparse.tokens").open("wb") as file:
+        file.write(header.pack())
+        file.seek(HEADER_BYTES + header.documents_offset)
+        file.write(starts + table)
+    count = -(-tokens // per_shard)
+    names = [f"shard-{index:05d}.tokens" for index in range(min(count, files))]
+    for name in names:
+        (folder / name).symlink_to("sparse.tokens")
+    names = [names[index % len(names)] for index in range(count)]
+    counts = {key: np.full(count, getattr(header, key)) for key in ("tokens", "documents", "text_bytes")}
+    index, checksum = index_bytes(names, [header.fingerprint] * count, **counts)
+    (folder / INDEX).write_bytes(index)
+    manifest = {
+        "format": "moenda token shards",
+        "version": MANIFEST_VERSION,
+        **{key: getattr(header, key) for key in ("vocab_size", "eod_id", "tokenizer_fingerprint")},
+        **{key: int(column.sum()) for key, column in counts.items()},
+        "fingerprint": corpus_fingerprint([header.fingerprint] * count),
+        "shards": count,
+        "index_checksum": checksum,
+    }
+    (folder / MANIFEST).write_text(manifest_text(manifest))
     return folder

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import strict_json
+from data_prep.shards import CacheSettings
 from trainer.batch import BatchSection
 from trainer.lr_schedule import ScheduleSection
 from trainer.topology import ParallelSection
@@ -74,6 +75,30 @@ class CurriculumStage(strict_json.StrictModel):
     in shorter contexts (arXiv 2108.06084). null: as before."""
 
 
+class CacheSection(strict_json.StrictModel):
+    """Where each node keeps what it has fetched of shards behind a URL (s3://..., gs://..., https://..., any of fsspec)."""
+
+    folder: str | None = None
+    """On a local disk, shared by the processes of a node; null: moenda/shards in $XDG_CACHE_HOME or ~/.cache."""
+    gigabytes: float = Field(default=100, gt=0)
+    """The folder never holds more; what was used longest ago makes room."""
+    chunk_kib: int = Field(default=1024, ge=64, multiple_of=64)
+    """KiB fetched at a time. Windows come in random order, so each fetches a chunk as long as the cache does not hold the
+    corpus: smaller chunks for a cache that is much smaller, larger ones where a request takes long."""
+    always: bool = False
+    """Read shards through the cache also where they are given by a path: for a slow network mount."""
+
+    @model_validator(mode="after")
+    def _holds_some_chunks(self) -> CacheSection:
+        self.settings()
+        return self
+
+    def settings(self) -> CacheSettings:
+        """As the reader of shards takes it. Raises ValueError when the cache is too small for its chunks."""
+        folder = None if self.folder is None else Path(self.folder)
+        return CacheSettings(folder, int(self.gigabytes * 1e9), self.chunk_kib * 1024, self.always)
+
+
 class DataSection(strict_json.StrictModel):
     """Token shards, as written by `python -m data_prep run`."""
 
@@ -98,6 +123,8 @@ class DataSection(strict_json.StrictModel):
     """Most documents in a best_fit window; null: any number."""
     document_mask: bool = False
     """Keep attention within each document of a window, with positions that start again at each document."""
+    cache: CacheSection = CacheSection()
+    """The local cache of remote shards."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -158,7 +158,8 @@ def _continue(checkpoint: Path, corpus: Corpus, batches: batch_ramp.BatchSchedul
 def _validation(data: config.DataSection, corpus: Corpus) -> Windows:
     """The held-out windows: joined and cut, whatever the packing of the training windows."""
     try:
-        windows = Windows(TokenShards.open(data.validation), data.sequence_length, documents=data.document_mask)
+        shards = TokenShards.open(data.validation, cache=data.cache.settings())
+        windows = Windows(shards, data.sequence_length, documents=data.document_mask)
     except ShardError as error:
         raise PreflightError(f"data.validation: {error}") from None
     if len(windows) == 0:

@@ -1,8 +1,9 @@
 """The contract between the two halves: data_prep writes token shards, trainer reads them, nothing else passes.
 
-numpy, xxhash and the standard library only.
+numpy, xxhash and the standard library only; fsspec where shards are remote.
 """
 
+from data_prep.shards.cache import CacheSettings
 from data_prep.shards.fingerprint import tokenizer_fingerprint
 from data_prep.shards.format import ShardError, ShardHeader, token_dtype
 from data_prep.shards.reader import TokenShards
@@ -10,6 +11,7 @@ from data_prep.shards.windows import WindowBatch, Windows
 from data_prep.shards.writer import ShardWriter, write_manifest
 
 __all__ = [
+    "CacheSettings",
     "ShardError",
     "ShardHeader",
     "ShardWriter",

@@ -19,14 +19,17 @@ import os
 import struct
 import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 import xxhash
 
+from data_prep.shards.blocks import Blocks
+from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, ShardError
+from data_prep.shards.storage import join, open_bytes, read_whole
 from data_prep.shards.writer import sync_folder
 
 MAGIC = b"MOENDAPP"
@@ -52,9 +55,9 @@ def plan_name(way: str, window: int, max_documents: int | None = None) -> str:
     return f"{way}-{window}-max{max_documents}"
 
 
-def plan_path(folder: Path, way: str, window: int, max_documents: int | None = None) -> Path:
-    """Where the plan of a folder of shards is."""
-    return folder / "plans" / f"{plan_name(way, window, max_documents)}.plan"
+def plan_path(folder: str | Path, way: str, window: int, max_documents: int | None = None) -> str | Path:
+    """Where the plan of a folder of shards is: a path, or a URL."""
+    return join(folder, "plans", f"{plan_name(way, window, max_documents)}.plan")
 
 
 @dataclass(frozen=True)
@@ -182,88 +185,65 @@ class PlanHeader:
 
 
 class PlanFile:
-    """A memory-mapped plan; opening and the look-up of any window take the same time whatever its size."""
+    """A plan; opening and the look-up of any window take the same time and memory whatever its size."""
 
-    def __init__(self, path: Path, header: PlanHeader):
-        self.path, self.header = path, header
-        self._body = np.asarray(np.memmap(path, np.uint8, "r", HEADER_BYTES, (header.body_bytes,)))
-        offset = HEADER_BYTES + header.body_bytes
-        self._checksums = np.asarray(np.memmap(path, "<u8", "r", offset, (header.blocks,)))
-        self._pieces = self._body[: header.pieces * PIECE.itemsize].view(PIECE)
-        self._windows = self._body[header.windows_offset :].view("<u8")
-        self._verified = np.zeros(header.blocks, bool)
+    def __init__(self, url: str | Path, header: PlanHeader, cache: CacheSettings | None):
+        self.header = header
+        file = open_bytes(url, cache, version=header.fingerprint)
+        if file.size != header.file_bytes:
+            state = "truncated" if file.size < header.file_bytes else "longer than written"
+            raise ShardError(f"{url}: {state}: {file.size:,} bytes, its header says {header.file_bytes:,}. {_remedy(url)}")
+        self._blocks = Blocks(
+            file, HEADER_BYTES, header.body_bytes, header.blocks_checksum, check_table=False, remedy=_remedy(url)
+        )
 
     @classmethod
-    def open(cls, path: Path, corpus_fingerprint: str) -> PlanFile:
+    def open(cls, url: str | Path, corpus_fingerprint: str, cache: CacheSettings | None = None) -> PlanFile:
         """Open the plan of the shards with this fingerprint.
 
         Raises ShardError, with the command that makes the plan, when it is missing, incomplete, damaged or of other shards.
         """
-        if not path.is_file():
-            raise ShardError(f"{path}: this pack plan has not been made. {_remedy(path)}")
-        try:
-            with path.open("rb") as file:
-                raw = file.read(HEADER_BYTES)
-                size = file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be read: {error.strerror}. {_remedy(path)}") from None
+        raw = read_whole(url, cache, first=HEADER_BYTES)
+        if raw is None:
+            raise ShardError(f"{url}: this pack plan has not been made. {_remedy(url)}")
         try:
             header = PlanHeader.unpack(raw)
         except ShardError as error:
-            raise ShardError(f"{path}: {error}. {_remedy(path)}") from None
-        if size != header.file_bytes:
-            state = "truncated" if size < header.file_bytes else "longer than written"
-            raise ShardError(f"{path}: {state}: {size:,} bytes, its header says {header.file_bytes:,}. {_remedy(path)}")
+            raise ShardError(f"{url}: {error}. {_remedy(url)}") from None
         if header.corpus_fingerprint != corpus_fingerprint:
             raise ShardError(
-                f"{path}: made for shards {header.corpus_fingerprint}, these are {corpus_fingerprint}: the corpus was built "
-                f"anew. {_remedy(path)}"
+                f"{url}: made for shards {header.corpus_fingerprint}, these are {corpus_fingerprint}: the corpus was built "
+                f"anew. {_remedy(url)}"
             )
-        if plan_name(header.way, header.window, header.max_documents) != path.stem:
-            name = plan_name(header.way, header.window, header.max_documents)
-            raise ShardError(f"{path}: the plan inside is {name}: it was renamed. {_remedy(path)}")
-        return cls(path, header)
+        name = plan_name(header.way, header.window, header.max_documents)
+        if name != PurePosixPath(url).stem:
+            raise ShardError(f"{url}: the plan inside is {name}: it was renamed. {_remedy(url)}")
+        return cls(url, header, cache)
 
     def pieces(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Pieces of windows, in order: (pieces of each window, first tokens in the stream, tokens: int64; bool goes on).
 
         Raises ShardError when what it reads is damaged.
         """
-        table = self.header.windows_offset
-        self._check(table + 8 * indices, table + 8 * indices + 16)
-        first = self._windows[indices].astype(np.int64)
-        last = self._windows[indices + 1].astype(np.int64)
-        self._check(PIECE.itemsize * first, PIECE.itemsize * last)
-        counts = last - first
-        before = np.cumsum(counts) - counts
-        found = self._pieces[np.arange(int(counts.sum())) + np.repeat(first - before, counts)]
+        bounds = np.empty((len(indices), 2), "<i8")
+        self._read(self.header.windows_offset + 8 * indices, np.full(len(indices), 16), bounds.reshape(-1))
+        counts = bounds[:, 1] - bounds[:, 0]
+        found = np.empty(int(counts.sum()), PIECE)
+        self._read(PIECE.itemsize * bounds[:, 0], PIECE.itemsize * counts, found)
         sizes = found["size"].astype(np.int64)
         goes_on = sizes >= GOES_ON
         return counts, found["start"].astype(np.int64), sizes & (GOES_ON - 1), goes_on
 
+    def _read(self, starts: np.ndarray, sizes: np.ndarray, out: np.ndarray) -> None:
+        """Fill `out` with the bytes [starts[k], starts[k] + sizes[k]) of the body, for all k one after the other."""
+        buffer, done = memoryview(out.view(np.uint8)), 0
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            self._blocks.read_into(start, buffer[done : done + size])
+            done += size
+
     def verify(self) -> None:
         """Check every byte. Raises ShardError for damage."""
-        if xxhash.xxh3_128_digest(self._checksums) != self.header.blocks_checksum:
-            raise ShardError(f"{self.path}: the table of checksums is damaged. {_remedy(self.path)}")
-        self._verified[:] = False
-        self._check(np.array([0]), np.array([self.header.body_bytes]))
-
-    def _check(self, begins: np.ndarray, ends: np.ndarray) -> None:
-        """Verify the blocks that hold the bytes [begins, ends) of the body, where that was not done yet."""
-        first, last = begins // BLOCK_BYTES, (ends - 1) // BLOCK_BYTES
-        if self._verified[first].all() and self._verified[last].all() and not (last - first > 1).any():
-            return
-        for low, high in zip(first.tolist(), last.tolist(), strict=True):
-            for block in range(low, high + 1):
-                if self._verified[block]:
-                    continue
-                content = self._body[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
-                if xxhash.xxh3_64_intdigest(content) != int(self._checksums[block]):
-                    raise ShardError(
-                        f"{self.path}: block {block} of {self.header.blocks} is damaged: its checksum does not match. "
-                        f"{_remedy(self.path)}"
-                    )
-                self._verified[block] = True
+        self._blocks.verify_all()
 
 
 class PlanWriter:
@@ -336,9 +316,10 @@ class PlanWriter:
         os.fsync(self._file.fileno())
 
 
-def _remedy(path: Path) -> str:
+def _remedy(url: str | Path) -> str:
     """The command that makes a plan, from its name."""
-    way, _, rest = path.stem.partition("-")
+    folder, _, name = str(url).rpartition("/plans/")
+    way, _, rest = name.removesuffix(".plan").partition("-")
     window, _, most = rest.partition("-max")
     cap = f" --max-documents {most}" if most else ""
-    return f"Make it with: python -m data_prep pack {path.parent.parent} --length {window} --way {way}{cap}"
+    return f"Make it with: python -m data_prep pack {folder} --length {window} --way {way}{cap}"

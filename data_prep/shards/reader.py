@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from itertools import accumulate, pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import (
-    BLOCK_BYTES,
-    HEADER_BYTES,
     MANIFEST,
+    MANIFEST_VERSION,
     REBUILD,
-    VERSION,
     ShardError,
     ShardHeader,
     corpus_fingerprint,
     manifest_text,
+    token_dtype,
 )
+from data_prep.shards.index import ShardEntry, ShardIndex
+from data_prep.shards.prefetch import Prefetcher
+from data_prep.shards.shard import Shard
+from data_prep.shards.storage import is_remote, join, read_whole
 from data_prep.shards.takedown import read_takedowns
 
 _MANIFEST_KEYS = {
@@ -33,94 +37,24 @@ _MANIFEST_KEYS = {
     "eod_id": int,
     "tokenizer_fingerprint": str,
     "fingerprint": str,
-    "shards": list,
+    "shards": int,
+    "index_checksum": str,
 }
-
-
-class _Shard:
-    """One memory-mapped shard whose blocks are verified when first touched."""
-
-    def __init__(self, path: Path, fingerprint: str, verify: bool):
-        self.path, self._verify = path, verify
-        try:
-            with path.open("rb") as file:
-                raw = file.read(HEADER_BYTES)
-                size = file.seek(0, 2)
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be read: {error.strerror}. {REBUILD}") from None
-        self.header = ShardHeader.unpack(raw, path)
-        if size != self.header.file_bytes:
-            state = "truncated or half-written" if size < self.header.file_bytes else "longer than written"
-            raise ShardError(f"{path}: {state}: {size:,} bytes, its header says {self.header.file_bytes:,}. {REBUILD}")
-        if self.header.fingerprint != fingerprint:
-            raise ShardError(
-                f"{path}: not the shard that the manifest lists (fingerprint {self.header.fingerprint}, listed "
-                f"{fingerprint}): it was replaced after the build. {REBUILD}"
-            )
-        self._opened = False
-
-    def _open(self) -> None:
-        header = self.header
-        # a plain array over the map: slices of a np.memmap take a microsecond more each
-        self._bytes = np.asarray(np.memmap(self.path, np.uint8, "r", HEADER_BYTES, (header.token_bytes,)))
-        self._tokens = self._bytes.view(header.dtype)
-        tables = np.memmap(self.path, np.uint8, "r", header.tables_offset, (8 * (header.documents + header.blocks),))
-        if xxhash.xxh3_128_digest(tables) != header.tables_checksum:
-            raise ShardError(f"{self.path}: the document or checksum table is damaged. {REBUILD}")
-        tables = np.asarray(tables).view("<u8")
-        self.starts, self._checksums = tables[: header.documents], tables[header.documents :]
-        self._verified = bytearray(header.blocks)
-        self._tokens_per_block = BLOCK_BYTES // header.dtype.itemsize
-        self._opened = True
-
-    def document_starts(self) -> np.ndarray:
-        if not self._opened:
-            self._open()
-        return self.starts
-
-    def lengths(self, most: int) -> Iterator[np.ndarray]:
-        opened, starts = self._opened, self.document_starts()
-        for first in range(0, len(starts), most):
-            part = starts[first : first + most + 1].astype(np.int64)
-            yield np.diff(part) if len(part) > most else np.diff(part, append=self.header.tokens)
-        if not opened:  # what was opened for its lengths alone leaves memory: a corpus's tables may be larger than it
-            del starts, self.starts, self._checksums, self._bytes, self._tokens
-            self._opened = False
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        if not self._opened:
-            self._open()
-        if self._verify and stop > start:
-            first, last = start // self._tokens_per_block, (stop - 1) // self._tokens_per_block
-            if not (self._verified[first] and self._verified[last] and last - first < 2):
-                self._verify_blocks(first, last + 1)
-        return self._tokens[start:stop]
-
-    def _verify_blocks(self, first: int, last: int) -> None:
-        for block in range(first, last):
-            if self._verified[block]:
-                continue
-            if xxhash.xxh3_64_intdigest(self._bytes[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]) != int(
-                self._checksums[block]
-            ):
-                raise ShardError(
-                    f"{self.path}: block {block} of {len(self._verified)} (64 KiB from byte "
-                    f"{HEADER_BYTES + block * BLOCK_BYTES:,}) is damaged: its checksum does not match. {REBUILD}"
-                )
-            self._verified[block] = 1
-
-    def verify(self) -> None:
-        if not self._opened:
-            self._open()
-        self._verified = bytearray(len(self._verified))
-        self._verify_blocks(0, len(self._verified))
+MAX_SHARDS = 4096
+"""Shards of a folder of which a process remembers what it checked: about 5 KiB each; 1.1 T tokens in shards of 2**28."""
+LOOKED_FOR = 1000
+"""Local shards whose files are looked for, with the right size, when the folder is opened."""
+LOOKED_INTO = 16
+"""Local shards whose headers are read then, too."""
 
 
 class TokenShards:
-    """A folder of shards as one stream of tokens. Opening reads the manifest and the headers only."""
+    """A folder of shards as one stream of tokens. Time and memory to open it and to read from it do not grow with the corpus:
+    shards are opened when they are first read, and the least recently used of many are let go."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], verify: bool):
-        self.folder = folder
+    def __init__(self, folder: str | Path, manifest: dict[str, Any], verify: bool, cache: CacheSettings | None):
+        self.folder, self.cache = folder, cache
+        """Path, or str where it is a URL; settings of the cache, for other files in the folder."""
         self.tokens: int = manifest["tokens"]
         self.documents: int = manifest["documents"]
         self.text_bytes: int = manifest["text_bytes"]
@@ -128,139 +62,212 @@ class TokenShards:
         self.eod_id: int = manifest["eod_id"]
         self.tokenizer_fingerprint: str = manifest["tokenizer_fingerprint"]
         self.fingerprint: str = manifest["fingerprint"]
-        self._shards = [_Shard(folder / entry["name"], entry["fingerprint"], verify) for entry in manifest["shards"]]
-        self.takedowns = read_takedowns(folder, self.fingerprint)
+        self.dtype = token_dtype(self.vocab_size)
+        """uint16 or uint32, by vocabulary."""
+        self._manifest, self._verify = manifest, verify
+        self._index = ShardIndex(folder, manifest, cache, verify)
+        self._first = memoryview(self._index.first)  # of single numbers bisect is faster than numpy
+        self._shards: OrderedDict[int, Shard] = OrderedDict()
+        self._prefetcher: Prefetcher | None = None
+        self._fetched = is_remote(folder) or (cache is not None and cache.always)
+        self.takedowns = read_takedowns(folder, self.fingerprint, cache)
         """Documents that nobody may learn from any more."""
-        self._starts = [0, *accumulate(shard.header.tokens for shard in self._shards)]
-        self._starts_array = np.array(self._starts, dtype=np.int64)
 
     @classmethod
-    def open(cls, folder: str | Path, verify: bool = True) -> TokenShards:
-        """Open a folder that holds manifest.json and its shards.
+    def open(cls, folder: str | Path, verify: bool = True, cache: CacheSettings | None = None) -> TokenShards:
+        """Open a folder that holds manifest.json and its shards, by path or by any URL of fsspec (s3://bucket/shards/train).
 
-        With `verify`, each 64 KiB block is checked when it is first read. Raises ShardError for anything that is missing,
-        half-written, damaged, replaced, or from another build.
+        With `verify`, each 64 KiB block is checked when it is first read. `cache` says how remote shards are kept on the local
+        disk. Raises ShardError for anything that is missing, half-written, damaged, replaced, or from another build: manifest
+        and index at once, so the first shards; the others when they are first read.
         """
-        folder = Path(folder)
-        manifest = _read_manifest(folder)
-        absent = [entry["name"] for entry in manifest["shards"] if not (folder / entry["name"]).is_file()]
-        if absent:
-            raise ShardError(
-                f"{folder}: {len(absent)} of {len(manifest['shards'])} shards are missing, first {absent[0]}. {REBUILD}"
-            )
-        shards = cls(folder, manifest, verify)
-        shards._check_consistency(manifest)
+        folder = folder if is_remote(folder) else Path(folder)
+        shards = cls(folder, _read_manifest(folder, cache), verify, cache)
+        shards._look_for_shards()
         return shards
 
-    def _check_consistency(self, manifest: dict[str, Any]) -> None:
-        for shard in self._shards:
-            for key in ("vocab_size", "eod_id", "tokenizer_fingerprint"):
-                found, listed = getattr(shard.header, key), manifest[key]
-                if found != listed:
-                    raise ShardError(
-                        f"{shard.path}: written with another tokenizer than the manifest says: {key} {found}, listed "
-                        f"{listed}. {REBUILD}"
-                    )
-        for key in ("tokens", "documents", "text_bytes"):
-            total = sum(getattr(shard.header, key) for shard in self._shards)
-            if total != manifest[key]:
-                raise ShardError(f"{self.folder / MANIFEST}: says {manifest[key]} {key}, the shards hold {total}. {REBUILD}")
-        if corpus_fingerprint([shard.header.fingerprint for shard in self._shards]) != self.fingerprint:
-            raise ShardError(f"{self.folder / MANIFEST}: its fingerprint is not that of the shards it lists. {REBUILD}")
+    def _look_for_shards(self) -> None:
+        if self._fetched:  # each look is a request; the first tells a wrong URL
+            self._shard(0)
+            return
+        folder, missing = Path(self.folder), []
+        entries = self._index.entries(0, min(LOOKED_FOR, self.shard_count))
+        for index, entry in enumerate(entries):
+            try:
+                size = (folder / entry.name).stat().st_size
+            except OSError:
+                missing.append(entry.name)
+                continue
+            if index < LOOKED_INTO or size != self._file_bytes(entry):
+                self._shard(index)  # says what is wrong with it
+        if missing:
+            among = "" if len(entries) == self.shard_count else f"the first {len(entries):,} of "
+            raise ShardError(
+                f"{folder}: {len(missing)} of {among}{self.shard_count} shards are missing, first {missing[0]}. {REBUILD}"
+            )
 
-    def shard_spans(self) -> Iterator[tuple[str, int, int]]:
-        """(name, first token, token after the last) of each shard in the stream."""
-        for shard, (start, stop) in zip(self._shards, pairwise(self._starts), strict=True):
-            yield shard.path.name, start, stop
+    def _file_bytes(self, entry: ShardEntry) -> int:
+        header = ShardHeader(entry.tokens, entry.documents, 0, self.vocab_size, self.eod_id, self.tokenizer_fingerprint)
+        return header.file_bytes
 
     @property
-    def dtype(self) -> np.dtype:
-        """uint16 or uint32, by vocabulary."""
-        return self._shards[0].header.dtype
+    def shard_count(self) -> int:
+        """Number of shards."""
+        return self._index.count
+
+    def _shard(self, index: int) -> Shard:
+        shard = self._shards.get(index)
+        if shard is None:
+            entry = self._index.entries(index, index + 1)[0]
+            shard = Shard(join(self.folder, entry.name), entry, self._manifest, self.cache, self._verify)
+            self._shards[index] = shard
+            while len(self._shards) > MAX_SHARDS:
+                self._shards.popitem(last=False)
+        else:
+            try:
+                self._shards.move_to_end(index)
+            except KeyError:  # another thread let it go meanwhile
+                self._shards[index] = shard
+        return shard
+
+    def shard_spans(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, int, int]]:
+        """(name, first token, token after the last) of each shard with tokens in [start, stop) of the stream, in order."""
+        stop = self.tokens if stop is None else stop
+        index = bisect_right(self._first, start) - 1
+        while index < self.shard_count and self._first[index] < stop:
+            some = self._index.entries(index, min(index + LOOKED_FOR, self.shard_count))
+            for place, entry in enumerate(some, index):
+                if max(start, self._first[place]) < min(stop, self._first[place + 1]):
+                    yield entry.name, self._first[place], self._first[place + 1]
+            index += len(some)
+
+    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(shard, offset in it), int64 like `positions`, of tokens of the stream. Raises IndexError for others."""
+        positions = np.asarray(positions, np.int64)
+        if positions.size and not 0 <= int(positions.min()) <= int(positions.max()) < self.tokens:
+            raise IndexError(f"tokens {positions.min()} to {positions.max()} of {self.tokens}")
+        shards = np.searchsorted(self._index.first, positions, side="right") - 1
+        return shards, positions - self._index.first[shards]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """A copy of the tokens [start, stop) of the stream, across shard borders."""
         if not 0 <= start <= stop <= self.tokens:
             raise IndexError(f"tokens {start} to {stop} of {self.tokens}")
-        parts, index = [], bisect_right(self._starts, start) - 1
-        while start < stop:
-            offset = self._starts[index]
-            end = min(stop, self._starts[index + 1])
-            parts.append(self._shards[index].read(start - offset, end - offset))
-            start, index = end, index + 1
-        return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+        out = np.empty(stop - start, self.dtype)
+        self._read_raw(start, memoryview(out).cast("B"))
+        return out
 
-    def document_starts(self) -> np.ndarray:
-        """uint64 positions in the stream at which documents start, ascending. O(documents) memory."""
-        offsets = self._starts[:-1]
-        return np.concatenate([s.document_starts() + np.uint64(o) for s, o in zip(self._shards, offsets, strict=True)])
+    def _read_raw(self, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes of the tokens from `start` on."""
+        index, size, done = bisect_right(self._first, start) - 1, self.dtype.itemsize, 0
+        while done < len(buffer):
+            offset = start - self._first[index]
+            count = min((len(buffer) - done) // size, self._first[index + 1] - start)
+            self._shard(index).blocks.read_into(offset * size, buffer[done : done + count * size])
+            start, index, done = start + count, index + 1, done + count * size
 
     def read_into(self, starts: np.ndarray, sizes: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
         """Copy the tokens [starts[k], starts[k] + sizes[k]) of the stream to out[places[k]:places[k] + sizes[k]], for all k.
 
-        Arguments are int64 [spans], but `out`, integers [any].
+        Arguments are int64 [spans], but `out`, integers [any]. Raises IndexError for what is not in the stream.
         """
         if not len(starts):
             return
-        stops = starts + sizes
-        if starts.min() < 0 or stops.max() > self.tokens:
-            raise IndexError(f"tokens {starts.min()} to {stops.max()} of {self.tokens}")
-        borders = self._starts_array
-        which = np.searchsorted(borders, starts, side="right") - 1
-        offsets = borders[which]
-        inside = stops <= borders[which + 1]
-        columns = (which, starts - offsets, stops - offsets, places, places + sizes, inside)
-        for index, start, stop, place, end, whole in zip(*(column.tolist() for column in columns), strict=True):
+        if sizes.min() < 0 or starts.min() < 0 or (starts + sizes).max() > self.tokens:
+            raise IndexError(f"tokens {starts.min()} to {(starts + sizes).max()} of {self.tokens}")
+        if self._fetched and len(starts) > 1:
+            self.prefetch(starts, sizes)
+        first, width = self._index.first, self.dtype.itemsize
+        shards = np.minimum(np.searchsorted(first, starts, side="right"), self.shard_count) - 1
+        ends = np.cumsum(sizes)
+        raw = np.empty(int(ends[-1]), self.dtype)
+        buffer, done = memoryview(raw).cast("B"), 0
+        inside = starts + sizes <= first[shards + 1]
+        columns = (shards, (starts - first[shards]) * width, ends * width, inside, starts)
+        for shard, offset, end, whole, start in zip(*(column.tolist() for column in columns), strict=True):
             if whole:
-                out[place:end] = self._shards[index].read(start, stop)
+                self._shard(shard).blocks.read_into(offset, buffer[done:end])
             else:
-                offset = self._starts[index]
-                out[place:end] = self.read(start + offset, stop + offset)
+                self._read_raw(start, buffer[done:end])
+            done = end
+        if (places[1:] == places[:-1] + sizes[:-1]).all():
+            out[places[0] : places[0] + len(raw)] = raw
+            return
+        for place, size, end in zip(places.tolist(), sizes.tolist(), ends.tolist(), strict=True):
+            out[place : place + size] = raw[end - size : end]
+
+    def prefetch(self, starts: np.ndarray, sizes: np.ndarray) -> None:
+        """Say which spans of the stream are read soon (int64 [spans]): remote shards are fetched in the background."""
+        if not self._fetched:
+            return
+        self._prefetcher = self._prefetcher or Prefetcher()
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            self._prefetcher.hint(partial(self._fetch, start, min(start + size, self.tokens)))
+
+    def _fetch(self, start: int, stop: int) -> None:
+        index, width = bisect_right(self._first, start) - 1, self.dtype.itemsize
+        while start < stop:
+            offset, end = self._first[index], min(stop, self._first[index + 1])
+            self._shard(index).fetch((start - offset) * width, (end - start) * width)
+            start, index = end, index + 1
 
     def document_starts_in(self, start: int, stop: int) -> np.ndarray:
         """int64 positions in [start, stop) of the stream at which documents start, ascending."""
-        found, index = [], max(0, bisect_right(self._starts, start) - 1)
-        while index < len(self._shards) and self._starts[index] < stop:
-            offset, starts = self._starts[index], self._shards[index].document_starts()
-            low, high = starts.searchsorted(np.array([max(0, start - offset), stop - offset], starts.dtype)).tolist()
-            found.append(starts[low:high].astype(np.int64) + offset)
+        found, index = [], max(0, bisect_right(self._first, start) - 1)
+        while index < self.shard_count and self._first[index] < stop:
+            offset = self._first[index]
+            found.append(self._shard(index).starts_in(max(0, start - offset), stop - offset) + offset)
             index += 1
         return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
 
     def document_lengths(self, most: int = 1 << 20) -> Iterator[np.ndarray]:
         """int64 tokens of the documents in order, their end-of-document tokens included, at most `most` at a time."""
-        for shard in self._shards:
-            yield from shard.lengths(most)
+        for index in range(self.shard_count):
+            shard = self._shard(index)
+            for first in range(0, shard.header.documents, most):
+                part = shard.starts(first, first + most + 1)
+                yield np.diff(part) if len(part) > most else np.diff(part, append=shard.header.tokens)
+
+    def document_starts(self) -> np.ndarray:
+        """uint64 positions in the stream at which documents start, ascending. O(documents) memory."""
+        parts = [self._shard(index).starts() + self._first[index] for index in range(self.shard_count)]
+        return np.concatenate(parts).astype(np.uint64)
 
     def verify_all(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Check every byte of every shard; `progress(tokens done, tokens in all)` is called after each shard."""
-        for index, shard in enumerate(self._shards):
-            shard.verify()
-            progress(self._starts[index + 1], self.tokens)
+        """Check every byte of every file; `progress(tokens done, tokens in all)` is called after each shard."""
+        self._index.verify_all()
+        fingerprints = []
+        for index in range(self.shard_count):
+            shard = self._shard(index)
+            shard.verify_all()
+            fingerprints.append(shard.header.fingerprint)
+            progress(self._first[index + 1], self.tokens)
+        if corpus_fingerprint(fingerprints) != self.fingerprint:
+            raise ShardError(f"{join(self.folder, MANIFEST)}: its fingerprint is not that of the shards it lists. {REBUILD}")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not folder.is_dir():
+def _read_manifest(folder: str | Path, cache: CacheSettings | None) -> dict[str, Any]:
+    path = join(folder, MANIFEST)
+    if not is_remote(folder) and not Path(folder).is_dir():
         raise ShardError(f"{folder}: no such folder. Build the shards first: python -m data_prep run RECIPE.")
-    if not path.is_file():
+    content = read_whole(path, cache)
+    if content is None:
         raise ShardError(f"{folder}: no {MANIFEST}: not a folder of shards, or its build did not finish. {REBUILD}")
     try:
-        text = path.read_bytes().decode()
+        text = content.decode()
         manifest = json.loads(text)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ShardError(f"{path}: damaged: {error}. {REBUILD}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != "moenda token shards":
         raise ShardError(f"{path}: not a manifest of moenda token shards.")
-    if manifest.get("version") != VERSION:
-        raise ShardError(f"{path}: format version {manifest.get('version')}; this moenda reads version {VERSION}.")
+    if manifest.get("version") != MANIFEST_VERSION:
+        raise ShardError(
+            f"{path}: format version {manifest.get('version')}; this moenda reads version {MANIFEST_VERSION}. Build the shards "
+            f"anew with it (`python -m data_prep run RECIPE --rebuild`), or use the moenda that wrote them."
+        )
     if text != manifest_text(manifest):
         raise ShardError(f"{path}: damaged or edited: its checksum does not match. {REBUILD}")
     wrong = [key for key, kind in _MANIFEST_KEYS.items() if not isinstance(manifest.get(key), kind)]
-    if wrong or not manifest["shards"]:
+    if wrong or manifest["shards"] < 1:
         raise ShardError(f"{path}: damaged: {', '.join(wrong) or 'shards'} missing or of the wrong type. {REBUILD}")
-    for entry in manifest["shards"]:
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or Path(name).name != name or not isinstance(entry.get("fingerprint"), str):
-            raise ShardError(f"{path}: damaged: {entry!r} is not an entry for a shard in this folder. {REBUILD}")
     return manifest

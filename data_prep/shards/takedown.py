@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import ShardError, manifest_text
+from data_prep.shards.storage import join, read_whole
 
 LEDGER = "takedown.json"
 
@@ -49,16 +51,17 @@ class Takedowns:
         return out
 
 
-def read_takedowns(folder: Path, fingerprint: str) -> Takedowns:
+def read_takedowns(folder: str | Path, fingerprint: str, cache: CacheSettings | None = None) -> Takedowns:
     """The ledger of a folder of shards, empty when there is none. Raises ShardError when it is damaged or of other shards."""
-    path = folder / LEDGER
-    if not path.is_file():
+    path = join(folder, LEDGER)
+    content = read_whole(path, cache)
+    if content is None:
         return Takedowns([])
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
         ledger = json.loads(text)
         whole = isinstance(ledger, dict) and text == manifest_text(ledger)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ShardError(
             f"{path}: damaged: {error}. Restore it from a backup: without it, documents taken down return."
         ) from None

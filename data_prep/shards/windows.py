@@ -75,7 +75,8 @@ class Windows:
         name = plan_name(packing, sequence_length, max_documents)
         self._plan = None
         if packing in FILED:
-            self._plan = PlanFile.open(plan_path(shards.folder, packing, sequence_length, max_documents), shards.fingerprint)
+            path = plan_path(shards.folder, packing, sequence_length, max_documents)
+            self._plan = PlanFile.open(path, shards.fingerprint, shards.cache)
         self.fingerprint = f"{shards.fingerprint}/{name}" + (f"/{self._plan.header.fingerprint}" if self._plan else "")
         """Identity of these windows and their numbers: the shards, the way of packing, the plan."""
 

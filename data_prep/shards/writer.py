@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import xxhash
 
+from data_prep.shards.blocks import BlockChecksums
 from data_prep.shards.format import (
     BLOCK_BYTES,
     HEADER_BYTES,
+    INDEX,
     MANIFEST,
-    VERSION,
+    MANIFEST_VERSION,
     ShardError,
     ShardHeader,
     corpus_fingerprint,
     manifest_text,
     token_dtype,
 )
+from data_prep.shards.index import index_bytes
 
 
 class ShardWriter:
@@ -38,7 +41,7 @@ class ShardWriter:
         self._header = ShardHeader(0, 0, 0, vocab_size, eod_id, tokenizer_fingerprint)
         self._dtype = token_dtype(vocab_size)
         self._starts: list[np.ndarray] = []
-        self._blocks: list[int] = []
+        self._blocks = BlockChecksums()
         self._pending = bytearray()
         self._tokens = self._text_bytes = 0
         self.header: ShardHeader | None = None
@@ -87,12 +90,14 @@ class ShardWriter:
             self._flush(whole)
 
     def _flush(self, count: int) -> None:
-        view = memoryview(self._pending)
-        for start in range(0, count, BLOCK_BYTES):
-            self._blocks.append(xxhash.xxh3_64_intdigest(view[start : min(start + BLOCK_BYTES, count)]))
-        self._file.write(view[:count])
+        view = memoryview(self._pending)[:count]
+        self._write(view)
         view.release()
         del self._pending[:count]
+
+    def _write(self, content: bytes | memoryview) -> None:
+        self._blocks.add(content)
+        self._file.write(content)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
@@ -101,15 +106,12 @@ class ShardWriter:
             return
         self._flush(len(self._pending))
         starts = np.concatenate([np.empty(0, "<u8"), *self._starts])
-        tables = starts.tobytes() + np.array(self._blocks, "<u8").tobytes()
-        self._file.write(tables)
-        self.header = replace(
-            self._header,
-            tokens=self._tokens,
-            documents=len(starts),
-            text_bytes=self._text_bytes,
-            tables_checksum=xxhash.xxh3_128_digest(tables),
-        )
+        header = replace(self._header, tokens=self._tokens, documents=len(starts), text_bytes=self._text_bytes)
+        self._write(bytes(header.documents_offset - header.token_bytes))
+        self._write(starts.tobytes())
+        table = self._blocks.table()
+        self._file.write(table)
+        self.header = replace(header, blocks_checksum=xxhash.xxh3_128_digest(table))
         self._file.seek(0)
         self._file.write(self.header.pack())
         self._file.flush()
@@ -120,7 +122,7 @@ class ShardWriter:
 
 
 def write_manifest(folder: str | Path, names: list[str]) -> dict:
-    """Close a folder of shards: list them in order, with fingerprints and totals. Returns the manifest.
+    """Close a folder of shards: list them in order, with fingerprints (shards.index), and the totals. Returns the manifest.
 
     Raises ShardError when there are none, or when they disagree on tokenizer, vocabulary or end-of-document id.
     """
@@ -137,26 +139,31 @@ def write_manifest(folder: str | Path, names: list[str]) -> dict:
             if getattr(header, key) != value:
                 raise ShardError(f"{folder / name}: {key} {getattr(header, key)}, but {names[0]} has {value}.")
     fingerprints = [header.fingerprint for header in headers]
-    counts = ("tokens", "documents", "text_bytes")
+    counts = {key: np.array([getattr(h, key) for h in headers], np.int64) for key in ("tokens", "documents", "text_bytes")}
+    index, index_checksum = index_bytes(names, fingerprints, **counts)
     manifest = {
         "format": "moenda token shards",
-        "version": VERSION,
+        "version": MANIFEST_VERSION,
         **common,
-        **{key: sum(getattr(header, key) for header in headers) for key in counts},
+        **{key: int(column.sum()) for key, column in counts.items()},
         "fingerprint": corpus_fingerprint(fingerprints),
-        "shards": [
-            {"name": name, **{key: asdict(header)[key] for key in counts}, "fingerprint": fingerprint}
-            for name, header, fingerprint in zip(names, headers, fingerprints, strict=True)
-        ],
+        "shards": len(names),
+        "index_checksum": index_checksum,
     }
-    partial = folder / f".{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(manifest_text(manifest))
+    write_whole(folder / INDEX, index)
+    write_whole(folder / MANIFEST, manifest_text(manifest).encode())
+    return manifest
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, flushed to disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, folder / MANIFEST)
-    sync_folder(folder)
-    return manifest
+    os.replace(partial, path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -103,7 +103,13 @@ def _open(name: str, section: SourceSection, data: DataSection) -> Windows:
     packing = section.packing or data.packing
     cap = section.max_documents or data.max_documents if packing == "best_fit" else None
     try:
-        windows = Windows(TokenShards.open(section.shards), data.sequence_length, packing, data.document_mask, cap)
+        windows = Windows(
+            TokenShards.open(section.shards, cache=data.cache.settings()),
+            data.sequence_length,
+            packing,
+            data.document_mask,
+            cap,
+        )
     except ShardError as error:
         raise CorpusError(f"{_key(data, name)}: {error}") from None
     if not len(windows):

@@ -245,7 +245,7 @@ def test_opening_a_plan_reads_its_header_alone(planned):
     try:
         found = Windows(shards, 32, "best_fit")
         assert len(found) == len(planned[3])
-        with pytest.raises(ShardError, match=r"block . of 2 is damaged"):
+        with pytest.raises(ShardError, match=r"block . of 2 .*is damaged"):
             found.spans(0)
     finally:
         path.write_bytes(whole)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.shards import ShardError, ShardHeader, ShardWriter, TokenShards, token_dtype, write_manifest
-from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, MANIFEST
-from tests.corpora import FINGERPRINT, write_shards
+from data_prep.shards.blocks import BlockChecksums
+from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, INDEX, MANIFEST, manifest_text
+from data_prep.shards.index import index_bytes
+from tests.corpora import FINGERPRINT, synthetic_manifest, write_shards
 
+ROOT = Path(__file__).resolve().parents[3]
 ids = st.integers(1, 299)
 documents = st.lists(st.lists(ids, max_size=40), min_size=1, max_size=12)
 
@@ -56,23 +64,6 @@ def test_round_trip(tmp_path_factory, parts, data, wide):
         assert np.concatenate(found).tolist() == lengths and max(map(len, found)) <= most
 
 
-@settings(max_examples=60, deadline=None)
-@given(parts=st.lists(documents, min_size=1, max_size=4), data=st.data())
-def test_many_spans_at_once(tmp_path_factory, parts, data):
-    folder = tmp_path_factory.mktemp("shards")
-    stream = write(folder, parts)
-    shards = TokenShards.open(folder)
-    place = st.integers(0, len(stream))
-    spans = np.array(data.draw(st.lists(st.tuples(place, place).map(sorted), max_size=6)), np.int64).reshape(-1, 2)
-    sizes = spans[:, 1] - spans[:, 0]
-    places = np.cumsum(sizes + 1) - sizes  # one place free before each
-    out = np.full(int((sizes + 1).sum()), -1)
-    shards.read_into(spans[:, 0], sizes, out, places)
-    assert out.tolist() == [token for start, stop in spans for token in (-1, *stream[start:stop])]
-    with pytest.raises(IndexError, match=f"of {len(stream)}"):
-        shards.read_into(np.array([len(stream)]), np.array([1]), out, np.array([0]))
-
-
 def test_blocks_are_split_and_joined_exactly(tmp_path):
     tokens = np.arange(3 * BLOCK_BYTES // 2 + 7) % 299 + 1
     stream = write(tmp_path, [[tokens.tolist(), [5]], [tokens[:100].tolist()]])
@@ -103,7 +94,7 @@ def assert_refused(folder: Path) -> ShardError:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_flipped_bit_is_detected(small, tmp_path_factory, data):
-    name = data.draw(st.sampled_from(["shard-00000.tokens", MANIFEST]))
+    name = data.draw(st.sampled_from(["shard-00000.tokens", MANIFEST, INDEX]))
     size = (small / name).stat().st_size
     # the header's zero padding is large: draw half of the places elsewhere
     offset = data.draw(st.one_of(st.integers(0, size - 1), st.integers(min(HEADER_BYTES, size - 1), size - 1)))
@@ -120,7 +111,7 @@ def test_any_flipped_bit_is_detected(small, tmp_path_factory, data):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_truncation_or_extension_is_detected(small, tmp_path_factory, data):
-    name = data.draw(st.sampled_from(["shard-00000.tokens", MANIFEST]))
+    name = data.draw(st.sampled_from(["shard-00000.tokens", MANIFEST, INDEX]))
     whole = (small / name).read_bytes()
     kept = data.draw(st.integers(0, len(whole) - 1))
     tail = data.draw(st.binary(min_size=0, max_size=3))
@@ -146,6 +137,11 @@ def test_reading_a_damaged_block_raises_and_the_others_are_served(tmp_path):
     assert len(TokenShards.open(tmp_path, verify=False).read(0, len(stream))) == len(stream)
 
 
+def old_manifest(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(manifest_text(manifest | {"version": 1, "shards": []}))
+
+
 def replace_shard(folder: Path) -> None:
     write_shards(folder / "other", documents=4, shards=1, seed=9)
     (folder / "other" / "shard-00000.tokens").replace(folder / "shard-00000.tokens")
@@ -159,6 +155,9 @@ def replace_shard(folder: Path) -> None:
         (lambda f: (f / "shard-00000.tokens").write_bytes(bytes(9000)), "header was never written"),
         (lambda f: (f / "shard-00000.tokens").write_bytes(b"PK" * 9000), "not a moenda token shard"),
         (lambda f: (f / "shard-00000.tokens").write_bytes(b""), "0 bytes, less than the 4096"),
+        (lambda f: (f / INDEX).unlink(), r"shards.index: cannot be read: No such file"),
+        (lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes()[:-8]), r"shards.index: .* truncated, or of another build"),
+        (lambda f: old_manifest(f), r"format version 1; this moenda reads version 2. Build the shards anew"),
         (lambda f: replace_shard(f), "not the shard that the manifest lists"),
     ],
 )
@@ -191,14 +190,20 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_manifest_cannot_lead_out_of_its_folder(small, tmp_path_factory):
-    from data_prep.shards.format import manifest_text
+    """Neither written so, nor read from an index that was made by hand, with true checksums."""
+    with pytest.raises(ShardError, match="not a name for a shard"):
+        index_bytes(["../x.tokens"], ["00" * 16], np.ones(1), np.ones(1), np.ones(1))
 
     def escape(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
-        manifest["shards"][0]["name"] = "../shards/shard-00000.tokens"
+        body = (folder / INDEX).read_bytes()[:-8].replace(b"shard-00000.tokens", b"../d/shard0.tokens")
+        checksums = BlockChecksums()
+        checksums.add(body)
+        (folder / INDEX).write_bytes(body + checksums.table())
+        manifest["index_checksum"] = xxhash.xxh3_128_hexdigest(checksums.table())
         (folder / MANIFEST).write_text(manifest_text(manifest))
 
-    assert "not an entry for a shard" in str(assert_refused(damaged_copy(small, tmp_path_factory, escape)))
+    assert "is not the name of a shard in this folder" in str(assert_refused(damaged_copy(small, tmp_path_factory, escape)))
 
 
 def test_dtype_by_vocabulary():
@@ -206,3 +211,146 @@ def test_dtype_by_vocabulary():
     assert token_dtype(65_537) == np.uint32
     header = ShardHeader(10, 1, 5, 65_537, 0, FINGERPRINT)
     assert header.token_bytes == 40
+
+
+@settings(max_examples=100, deadline=None)
+@given(parts=st.lists(documents, min_size=1, max_size=5), wide=st.booleans(), data=st.data())
+def test_many_spans_at_once(tmp_path_factory, parts, wide, data):
+    """Against slices of the whole stream, across shard borders, in any order and at any places."""
+    folder = tmp_path_factory.mktemp("spans")
+    stream = write(folder, parts, vocab_size=70_000 if wide else 300)
+    shards = TokenShards.open(folder)
+    borders = st.sampled_from([first for _, first, _ in shards.shard_spans()] + [len(stream)])
+    pairs = st.tuples(borders | st.integers(0, len(stream)), borders | st.integers(0, len(stream))).map(sorted)
+    spans = data.draw(st.lists(pairs, max_size=8))
+    gaps = data.draw(st.lists(st.integers(0, 2), min_size=len(spans), max_size=len(spans)) | st.just([0] * len(spans)))
+    starts = np.array([start for start, _ in spans], np.int64)
+    sizes = np.array([stop - start for start, stop in spans], np.int64)
+    places = np.cumsum(sizes + gaps) - sizes
+    expected = np.full(int((sizes + gaps).sum()) + 3, -1)
+    out = expected.copy()
+    for start, size, place in zip(starts, sizes, places, strict=True):
+        expected[place : place + size] = stream[start : start + size]
+    shards.read_into(starts, sizes, out, places)
+    assert np.array_equal(out, expected)
+    shard, offset = shards.locate(np.arange(len(stream)))
+    spans = list(shards.shard_spans())
+    assert [spans[i][1] + o for i, o in zip(shard.tolist(), offset.tolist(), strict=True)] == list(range(len(stream)))
+    assert all(offset < [spans[i][2] - spans[i][1] for i in shard.tolist()])
+
+
+def test_what_is_not_in_the_stream_is_refused(small):
+    shards, one = TokenShards.open(small), np.array([1])
+    out = np.zeros(10, np.int64)
+    for start, size in ((-1, 2), (shards.tokens, 1), (shards.tokens - 1, 2), (3, -1)):
+        with pytest.raises(IndexError):
+            shards.read_into(np.array([start]), np.array([size]), out, one)
+    with pytest.raises(IndexError):
+        shards.locate(np.array([shards.tokens]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(parts=st.lists(documents, min_size=1, max_size=4), stride=st.integers(1, 5), data=st.data())
+def test_documents_within_a_span(tmp_path_factory, parts, stride, data):
+    folder = tmp_path_factory.mktemp("documents")
+    write(folder, parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_prep.shards.shard.STRIDE", stride)
+        shards = TokenShards.open(folder)
+        starts = shards.document_starts().astype(np.int64)
+        for _ in range(5):
+            start = data.draw(st.integers(0, shards.tokens))
+            stop = data.draw(st.integers(start, shards.tokens))
+            expected = starts[(starts >= start) & (starts < stop)]
+            assert np.array_equal(shards.document_starts_in(start, stop), expected)
+            named = [name for name, first, end in shards.shard_spans() if first < stop and end > start]
+            assert [name for name, _, _ in shards.shard_spans(start, stop)] == (named if start < stop else [])
+        lengths = np.concatenate(list(shards.document_lengths(most=3)))
+        assert np.array_equal(lengths, np.diff(starts, append=shards.tokens))
+
+
+def test_damage_in_a_documents_table_is_found_when_documents_are_looked_up(tmp_path):
+    stream = write(tmp_path, [[[1, 2, 3], [4, 5]] * 20])
+    path = tmp_path / "shard-00000.tokens"
+    raw = bytearray(path.read_bytes())
+    raw[HEADER_BYTES + 2 * len(stream) + 8 * 5] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ShardError, match=r"block 0 of 1 .* is damaged"):
+        TokenShards.open(tmp_path).document_starts_in(0, 5)
+
+
+def test_a_shard_that_is_cut_short_while_in_use_is_an_error_and_not_a_crash(tmp_path):
+    tokens = (np.arange(3 * BLOCK_BYTES // 2) % 299 + 1).tolist()
+    write(tmp_path, [[tokens]])
+    shards = TokenShards.open(tmp_path)
+    os.truncate(tmp_path / "shard-00000.tokens", HEADER_BYTES + 100)
+    with pytest.raises(ShardError, match="ends at byte 4,196"):
+        shards.read(0, 1000)
+
+
+def test_files_and_shards_in_use_are_bounded(tmp_path, monkeypatch):
+    parts = [[[index % 299 + 1] * 10] for index in range(40)]
+    stream = write(tmp_path, parts)
+    monkeypatch.setattr("data_prep.shards.storage.MAX_DESCRIPTORS", 5)
+    monkeypatch.setattr("data_prep.shards.reader.MAX_SHARDS", 12)
+    before = len(os.listdir("/proc/self/fd"))
+    shards, rng = TokenShards.open(tmp_path), np.random.default_rng(0)
+    for start in rng.integers(0, len(stream) - 30, 300).tolist():
+        assert np.array_equal(shards.read(start, start + 30), stream[start : start + 30])
+        assert len(shards._shards) <= 12
+        assert len(os.listdir("/proc/self/fd")) - before <= 6
+    recent = shards._shards
+    for index in (3, 9, 17):
+        shards.read(11 * index, 11 * index + 1)
+    assert list(recent)[-3:] == [3, 9, 17], "the least recently used go first"
+    (tmp_path / "shard-00003.tokens").write_bytes((tmp_path / "shard-00004.tokens").read_bytes())
+    for index in range(20, 28):
+        shards.read(11 * index, 11 * index + 1)
+    with pytest.raises(ShardError, match=r"shard-00003\.tokens: was replaced or changed while it was in use"):
+        shards.read(33, 34)
+
+
+def test_threads_read_while_files_are_closed_and_opened(tmp_path, monkeypatch):
+    stream = write(tmp_path, [[[index % 299 + 1] * 50] for index in range(30)])
+    monkeypatch.setattr("data_prep.shards.storage.MAX_DESCRIPTORS", 2)
+    monkeypatch.setattr("data_prep.shards.reader.MAX_SHARDS", 3)
+    shards = TokenShards.open(tmp_path)
+
+    def right(seed: int) -> bool:
+        starts = np.random.default_rng(seed).integers(0, len(stream) - 60, 300).tolist()
+        return all(np.array_equal(shards.read(start, start + 60), stream[start : start + 60]) for start in starts)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(8)))
+
+
+@pytest.mark.parametrize("tokens", [10**12, 10**14])
+def test_opening_and_reading_cost_the_same_for_any_corpus(tmp_path, tokens):
+    """1 T and 100 T tokens: few files are opened for the first batch, and memory stays below 50 MB after many windows."""
+    folder = synthetic_manifest(tmp_path / "shards", tokens)
+    code = f"""
+import sys
+import numpy as np
+from pathlib import Path
+from data_prep.shards import TokenShards, Windows
+opened = []
+sys.addaudithook(lambda event, details: event == "open" and opened.append(details[0]))
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+shards = TokenShards.open({str(folder)!r})
+windows, rng = Windows(shards, 2048), np.random.default_rng(0)
+assert windows.read(rng.integers(0, len(windows), 8)).inputs.sum() == 0
+files = len(opened)
+del windows, shards
+before = resident()
+shards = TokenShards.open({str(folder)!r})
+windows = Windows(shards, 2048, documents=True)
+for _ in range(100):
+    windows.read(rng.integers(0, len(windows), 64))
+print(shards.tokens, files, (resident() - before) / 1e6)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    stated, files, megabytes = map(float, run.stdout.split())
+    assert stated >= tokens
+    assert files <= 60
+    assert megabytes < 50

@@ -1,0 +1,89 @@
+"""One shard: its header is checked when it is opened, every block when it is first touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.shards.blocks import Blocks, read_checked
+from data_prep.shards.cache import CacheSettings
+from data_prep.shards.format import HEADER_BYTES, MANIFEST, REBUILD, ShardError, ShardHeader
+from data_prep.shards.index import ShardEntry
+from data_prep.shards.storage import open_bytes
+
+STRIDE = 1024
+"""One of so many document starts is kept in memory."""
+
+
+class Shard:
+    """An open shard. Memory: about 3 KiB, and 2 KiB more once documents are looked up in it, for 2**28 tokens."""
+
+    def __init__(self, url: str | Path, entry: ShardEntry, manifest: dict[str, Any], cache: CacheSettings | None, verify: bool):
+        """Raises ShardError when it is missing, half-written, damaged, replaced, or of another tokenizer than the manifest."""
+        self.url = str(url)
+        try:
+            self.file = open_bytes(url, cache, version=entry.fingerprint)
+        except ShardError as error:
+            raise ShardError(f"{error} {REBUILD}") from None
+        self.header = self._read_header(entry)
+        if self.file.size != self.header.file_bytes:
+            state = "truncated or half-written" if self.file.size < self.header.file_bytes else "longer than written"
+            raise ShardError(f"{url}: {state}: {self.file.size:,} bytes, its header says {self.header.file_bytes:,}. {REBUILD}")
+        if self.header.fingerprint != entry.fingerprint:
+            raise ShardError(
+                f"{url}: not the shard that the manifest lists (fingerprint {self.header.fingerprint}, listed "
+                f"{entry.fingerprint}): it was replaced after the build. {REBUILD}"
+            )
+        for key in ("vocab_size", "eod_id", "tokenizer_fingerprint"):
+            found, listed = getattr(self.header, key), manifest[key]
+            if found != listed:
+                raise ShardError(
+                    f"{url}: written with another tokenizer than the manifest says: {key} {found}, listed {listed}. {REBUILD}"
+                )
+        for key in ("tokens", "documents", "text_bytes"):
+            found, listed = getattr(self.header, key), getattr(entry, key)
+            if found != listed:
+                raise ShardError(f"{url}: holds {found} {key}, listed beside {MANIFEST} with {listed}. {REBUILD}")
+        self.blocks = Blocks(self.file, HEADER_BYTES, self.header.body_bytes, self.header.blocks_checksum, verify)
+        self._sparse: np.ndarray | None = None
+
+    def _read_header(self, entry: ShardEntry) -> ShardHeader:
+        """The header, fetched again where it is not the listed one: what a cache holds may be damaged."""
+        length = min(HEADER_BYTES, self.file.size)
+
+        def is_listed(raw: np.ndarray) -> bool:
+            return raw.tobytes()[-16:].hex() == entry.fingerprint and self._unpacks(raw)
+
+        raw = read_checked(self.file, 0, length, is_listed)
+        return ShardHeader.unpack((self.file.read(0, length) if raw is None else raw).tobytes(), self.url)
+
+    def _unpacks(self, raw: np.ndarray) -> bool:
+        try:
+            ShardHeader.unpack(raw.tobytes(), self.url)
+        except ShardError:
+            return False
+        return True
+
+    def fetch(self, start: int, length: int) -> None:
+        """Have these bytes of the tokens at hand for a later read."""
+        self.file.fetch(HEADER_BYTES + start, length)
+
+    def starts(self, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """int64: first tokens, in this shard, of the documents [first, stop)."""
+        stop = self.header.documents if stop is None else min(stop, self.header.documents)
+        return self.blocks.read(self.header.documents_offset + 8 * first, 8 * (stop - first)).view("<i8")
+
+    def starts_in(self, start: int, stop: int) -> np.ndarray:
+        """int64: places in [start, stop) of this shard at which documents start, ascending."""
+        if self._sparse is None:
+            self._sparse = self.starts()[::STRIDE].copy()
+        low, high = np.searchsorted(self._sparse, (start, stop))
+        part = self.starts(max(0, int(low) - 1) * STRIDE, int(high) * STRIDE)
+        low, high = np.searchsorted(part, (start, stop))
+        return part[low:high]
+
+    def verify_all(self) -> None:
+        """Check every byte. Raises ShardError for damage."""
+        self.blocks.verify_all()
