@@ -25,7 +25,7 @@ from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
 from trainer.launch_env import Process
 from trainer.lr_schedule import ScheduleSection, learning_rate
-from trainer.model import build
+from trainer.model import build, document_mask, document_probe
 from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
 from trainer.optimizer import adamw, parameter_groups
 from trainer.preflight import RunPlan
@@ -140,6 +140,10 @@ class _Engine:
 class ZeroEngine(_Engine):
     """Data parallel: every rank runs the whole stock model; ZeRO shards its states (and, in stage 3, its parameters)."""
 
+    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
+        super().__init__(model, shape, plan)
+        self._document_masks = document_mask.DocumentMasks(model)
+
     def train_step(self, batch: StepBatch) -> StepResult:
         """Forward and backward over the step's micro-batches, one optimizer step."""
         engine = self.deepspeed
@@ -148,9 +152,10 @@ class ZeroEngine(_Engine):
         weight = micro_batch_weight(consumed[0], batch.plan)
         total = torch.zeros((), device=engine.device)
         for micro_batch in batch.micro_batches:
-            loss = self._nll(micro_batch)
-            total += loss.detach()
-            engine.backward(loss * weight)
+            with self._document_masks(micro_batch.positions, engine.device) as options:
+                loss = self._nll(micro_batch, options)
+                total += loss.detach()
+                engine.backward(loss * weight)
             engine.step()
         dist.all_reduce(total)
         return StepResult(total / consumed[0].clamp(min=1), consumed, engine.get_global_grad_norm())
@@ -162,14 +167,15 @@ class ZeroEngine(_Engine):
         engine.eval()
         total = torch.zeros(2, dtype=torch.float64, device=engine.device)
         for micro_batch in micro_batches:
-            total[0] += self._nll(micro_batch).double()
+            with self._document_masks(micro_batch.positions, engine.device) as options:
+                total[0] += self._nll(micro_batch, options).double()
             total[1] += (micro_batch.targets != IGNORED).sum()
         nll, targets = self._sum_over_data(total).tolist()
         return nll, int(targets)
 
-    def _nll(self, micro_batch: MicroBatch) -> torch.Tensor:
+    def _nll(self, micro_batch: MicroBatch, options: dict[str, torch.Tensor]) -> torch.Tensor:
         device = self.deepspeed.device
-        logits = self.deepspeed(input_ids=micro_batch.inputs.to(device), use_cache=False).logits
+        logits = self.deepspeed(input_ids=micro_batch.inputs.to(device), use_cache=False, **options).logits
         return nll_sum(logits, micro_batch.targets.to(device))
 
 
@@ -181,7 +187,7 @@ class PipelineEngine(_Engine):
         grid = self.deepspeed.grid
         self._reads_data = grid.get_stage_id() in (0, grid.pipe_parallel_size - 1)
         self._data_group = grid.get_data_parallel_group()
-        self._sent_shape: torch.Size | None = None
+        self._sent: tuple[torch.Size, bool] | None = None
 
     def train_step(self, batch: StepBatch) -> StepResult:
         """One pipeline schedule over the step's micro-batches, one optimizer step."""
@@ -202,17 +208,16 @@ class PipelineEngine(_Engine):
         targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro_batches), device=one.device)
         return total, int(self._sum_over_data(targets))
 
-    def _weighted(
-        self, micro_batches: list[MicroBatch], weight: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]] | None:
-        """DeepSpeed's form (inputs, labels); the weight travels with the labels to the last stage."""
-        shape = micro_batches[0].inputs.shape
-        if shape != self._sent_shape:
+    def _weighted(self, micro_batches: list[MicroBatch], weight: torch.Tensor) -> Iterator[tuple[Any, Any]] | None:
+        """DeepSpeed's form (inputs, labels): positions travel with the inputs, the weight with the labels to the last stage."""
+        sent = (micro_batches[0].inputs.shape, micro_batches[0].positions is None)
+        if sent != self._sent:
             self.deepspeed.reset_activation_shape()  # its buffers between stages have the shape of the first micro-batch
-            self._sent_shape = shape
+            self._sent = sent
         if not self._reads_data:
             return None
-        return ((batch.inputs, (batch.targets, weight)) for batch in micro_batches)
+        inputs = (batch.inputs if batch.positions is None else (batch.inputs, batch.positions) for batch in micro_batches)
+        return ((one, (batch.targets, weight)) for one, batch in zip(inputs, micro_batches, strict=True))
 
 
 def pipeline_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -222,7 +227,20 @@ def pipeline_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
-    """Model on its device(s), optimizer, DeepSpeed engine. ZeRO and pipeline branch here, once."""
+    """Model on its device(s), optimizer, DeepSpeed engine; with document masks, the proof that they hold.
+
+    Raises DocumentMaskError when they do not.
+    """
+    if not plan.config.data.document_mask:
+        return _build(plan, device)
+    document_mask.install()
+    worker = _build(plan, device)
+    document_probe.check(worker.eval_sum, plan)
+    return worker
+
+
+def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
+    """ZeRO and pipeline branch here, once."""
     model, stages = plan.config.model, plan.topology.pipeline_stages
     skeleton = build.skeleton(plan.hf_config, model.attention)
     shape = build.shape(skeleton, plan.batch.sequence_length)

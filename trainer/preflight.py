@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.shards import ShardError, TokenShards, Windows, tokenizer_fingerprint
 from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
-from trainer.model import build, families
+from trainer.model import build, document_mask, families
 from trainer.state import TrainState, differences
 
 
@@ -217,6 +217,8 @@ def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards
         families.anatomy(hf_config.model_type)
     model = build.skeleton(hf_config, settings.model.attention)
     build.check_causal(model)
+    if settings.data.document_mask:
+        document_mask.check(model, settings.data.sequence_length)
     if settings.model.init_from:
         build.Weights(settings.model.init_from, model).check(model)
         file = Path(settings.model.init_from) / "tokenizer.json"

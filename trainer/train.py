@@ -22,6 +22,7 @@ from trainer.data.loader import Loader
 from trainer.engine import build_engine, check_precision, device_name, process_group
 from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
+from trainer.model.document_mask import DocumentMaskError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, prepare
 from trainer.state import derive_seed
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             with process_group(process) as device:
                 train(plan, process, device)
-        except (ShardError, LedgerError, checkpoint.CheckpointError) as error:  # damage that shows only when it is read
+        except (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError) as error:  # seen only once it is tried
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
     elif process.is_first:

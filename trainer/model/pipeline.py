@@ -2,6 +2,8 @@
 
 Every rank holds the skeleton on the meta device; a stage fills only its own layers. Layers know the Hugging Face names of
 what they wrap, so that a pipeline checkpoint can be read back into the stock model.
+
+With document masks, positions travel with the hidden states from layer to layer: (hidden states, positions), until the norm.
 """
 
 from __future__ import annotations
@@ -15,11 +17,24 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
+from trainer.model import document_mask
 from trainer.model.build import Weights, materialise
 from trainer.model.families import Anatomy, anatomy
 
 EMBEDDING_KEY = "token_embedding"
 """DeepSpeed's key of the weight that first and last stage share in a tied model."""
+
+
+Carried = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""What goes from layer to layer: float [batch, sequence, width], or that with positions, int64 [batch, sequence]."""
+
+
+def _unpack(carried: Carried) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return carried if isinstance(carried, tuple) else (carried, None)
+
+
+def _pack(hidden_states: torch.Tensor, positions: torch.Tensor | None) -> Carried:
+    return hidden_states if positions is None else (hidden_states, positions)
 
 
 class Layer(nn.Module):
@@ -40,18 +55,20 @@ class Layer(nn.Module):
 class TokenEmbedding(Layer):
     """Token ids int64 [batch, sequence] -> hidden states [batch, sequence, width]."""
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.embedding(input_ids)
+    def forward(self, carried: Carried) -> Carried:
+        input_ids, positions = _unpack(carried)
+        return _pack(self.embedding(input_ids), positions)
 
 
 class Positions(Layer):
     """Adds learned positions and dropout to the embedded tokens, where the model has them."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, carried: Carried) -> Carried:
+        hidden_states, positions = _unpack(carried)
         if "positions" in self.parts:
-            position_ids = torch.arange(hidden_states.size(1), device=hidden_states.device)
+            position_ids = torch.arange(hidden_states.size(1), device=hidden_states.device) if positions is None else positions
             hidden_states = hidden_states + self.positions(position_ids)
-        return self.dropout(hidden_states) if "dropout" in self.parts else hidden_states
+        return _pack(self.dropout(hidden_states) if "dropout" in self.parts else hidden_states, positions)
 
 
 class Block(Layer):
@@ -59,10 +76,18 @@ class Block(Layer):
 
     def __init__(self, model: PreTrainedModel, parts: dict[str, str]):
         super().__init__(model, parts)
-        self.config = model.config
+        self.config, self.maskless = model.config, document_mask.maskless(model)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        position_ids = torch.arange(hidden_states.size(1), device=hidden_states.device).unsqueeze(0)
+    def forward(self, carried: Carried) -> Carried:
+        hidden_states, positions = _unpack(carried)
+        if positions is None:
+            position_ids = torch.arange(hidden_states.size(1), device=hidden_states.device).unsqueeze(0)
+            return self._run(hidden_states, position_ids)
+        # here and not around the step: other micro-batches pass before this one's activations are recomputed
+        with document_mask.within(document_mask.documents_of(positions, self.maskless)):
+            return self._run(hidden_states, positions), positions
+
+    def _run(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         inputs = {"position_ids": position_ids, "use_cache": False}
         inputs["attention_mask"] = create_causal_mask(
             config=self.config,
@@ -79,7 +104,8 @@ class Block(Layer):
 class FinalNorm(Layer):
     """The norm before the head."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, carried: Carried) -> torch.Tensor:
+        hidden_states, _ = _unpack(carried)
         return self.norm(hidden_states)
 
 
