@@ -16,9 +16,12 @@ from trainer.data.loader import MicroBatch
 from trainer.model.document_mask import DocumentMaskError
 from trainer.model.loss import IGNORED
 
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-2}
-"""Relative difference of one token's negative log-likelihood that rounding explains. Learned positions that don't restart
-move it by a twentieth, even in a model with fresh parameters."""
+LEAK = {"fp32": 1e-5, "bf16": 1e-3, "fp16": 1e-3}
+"""Relative difference of a token's negative log-likelihood, after another first document, that rounding explains: none, but where
+experts get other numbers of tokens."""
+ALONE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-2}
+"""The same for a document alone, whose sums run in another order. Learned positions that don't restart move it by a twentieth,
+even with fresh parameters."""
 TARGETS = 4
 """Tokens that are compared, one by one: the second document's first, where what leaks weighs most."""
 
@@ -41,9 +44,9 @@ def check(eval_sum: Callable[[Iterable[MicroBatch]], tuple[float, int]], plan: A
     for place in range(min(TARGETS, second)):
         packed, changed = (eval_sum([_micro_batch(window, apart, first + place)])[0] for window in (tokens, other))
         single, _ = eval_sum([_micro_batch(alone, again, place)])
-        worst = max(abs(changed - packed), abs(single - packed)) / abs(packed)
-        if not worst <= TOLERANCE[plan.precision]:
-            raise DocumentMaskError(_refusal(plan, place, packed, changed, single, worst))
+        leak, shift = abs(changed - packed) / abs(packed), abs(single - packed) / abs(packed)
+        if not (leak <= LEAK[plan.precision] and shift <= ALONE[plan.precision]):
+            raise DocumentMaskError(_refusal(plan, place, packed, changed, single))
 
 
 def _positions(first: int, second: int, rows: int) -> torch.Tensor:
@@ -58,12 +61,13 @@ def _micro_batch(window: torch.Tensor, positions: torch.Tensor, place: int) -> M
     return MicroBatch(window[:, :-1].contiguous(), targets, positions)
 
 
-def _refusal(plan: Any, place: int, packed: float, changed: float, single: float, worst: float) -> str:
-    model = plan.config.model
+def _refusal(plan: Any, place: int, packed: float, changed: float, single: float) -> str:
+    model, precision = plan.config.model, plan.precision
     return (
         f'data.document_mask: a "{plan.hf_config.model_type}" model with model.attention "{model.attention}" does not treat a '
         f"document in a window as if it were alone. Token {place} of a second document has a negative log-likelihood of "
-        f"{packed:.6g}, {changed:.6g} after another first document, {single:.6g} alone (summed over ranks): {worst:.1e} apart "
-        f'(relative), {TOLERANCE[plan.precision]:.0e} allowed in {plan.precision}. Set model.attention to "sdpa" or "eager", '
-        f"whichever it is not, or data.document_mask to false, and choose another run.folder (or remove this one)."
+        f"{packed:.6g}, {changed:.6g} after another first document, {single:.6g} alone (summed over ranks); in {precision}, "
+        f"relative differences of {LEAK[precision]:.0e} and {ALONE[precision]:.0e} are rounding. Try model.attention "
+        f'"{"eager" if model.attention == "sdpa" else "sdpa"}", or set data.document_mask to false; and choose another '
+        f"run.folder, or remove this one."
     )

@@ -148,3 +148,261 @@ def test_packed_documents_are_as_if_alone(name, attention, recompute):
     with torch.no_grad():  # and the test can fail: without masks, documents see each other
         leaking = model.eval()(tokens, use_cache=False).logits
     assert (leaking - alone).abs().max() > 1e-2 * scale
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+def largest_tensor(name: str, attention: str, lengths: list[int]) -> int:
+    """Of forward and backward over one window."""
+    length = sum(lengths)
+    model = built(name, attention, **{"n_positions" if name == "gpt2" else "max_position_embeddings": length})
+    tokens = torch.randint(1, 64, (1, length))
+    with DocumentMasks(model)(torch.cat([torch.arange(n) for n in lengths])[None], torch.device("cpu")) as options:
+        with LargestTensor() as watch:
+            model(tokens, use_cache=False, **options).logits.sum().backward()
+    return watch.elements
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "mistral, window 5", "qwen3", "gpt2", "gpt_neox", "mixtral", "gemma3_text, window 4"]
+)
+def test_sdpa_makes_nothing_quadratic(name):
+    longest = {length: largest_tensor(name, "sdpa", [length // 2, 5, length // 2 - 5]) for length in (512, 1024)}
+    assert longest[1024] <= 2.2 * longest[512] and longest[1024] < 1024 * 1024 // 2
+    assert largest_tensor(name, "eager", [256, 5, 251]) >= 512 * 512  # what it would be
+
+
+lengths_of_rows = st.integers(1, 40).flatmap(
+    lambda length: st.lists(
+        st.lists(st.integers(1, length), min_size=1, max_size=length).map(lambda parts: cut(parts, length)),
+        min_size=1,
+        max_size=3,
+    )
+)
+
+
+def cut(parts: list[int], length: int) -> list[int]:
+    """Lengths that begin as `parts` and add up to `length`."""
+    ends = [end for end in np.cumsum(parts).tolist() if end < length]
+    return np.diff([0, *ends, length]).tolist()
+
+
+def positions_of(rows: list[list[int]]) -> torch.Tensor:
+    return torch.stack([torch.cat([torch.arange(length) for length in row]) for row in rows])
+
+
+@settings(deadline=None, max_examples=150)
+@given(rows=lengths_of_rows, window=st.one_of(st.none(), st.integers(1, 40)), groups=st.sampled_from([1, 2]))
+def test_regrouped_attention_is_attention_under_a_mask(rows, window, groups):
+    """Output and gradients, for any documents, any sliding window, with grouped queries and a value width of its own."""
+    positions = positions_of(rows)
+    documents = Documents.of(positions, torch.device("cpu"), maskless=True)
+    batch, length = positions.shape
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, 2 * groups, length, 4), (batch, 2, length, 4), (batch, 2, length, 6)]
+    states = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    module = SimpleNamespace(num_key_value_groups=groups, is_causal=True)
+    with document_mask.within(documents):
+        ours, _ = document_mask.sdpa(module, *states, None, scaling=0.3, sliding_window=window)
+    by_hand = np.full((batch, 1, length, length), False)
+    for row, lengths in enumerate(rows):
+        for start, stop in zip(np.cumsum([0, *lengths]), np.cumsum(lengths), strict=False):
+            for query in range(start, stop):
+                by_hand[row, 0, query, max(start, query - window + 1 if window else start) : query + 1] = True
+    assert np.array_equal(documents.mask(window).expand(batch, 1, length, length).numpy(), by_hand)
+    key, value = (part.repeat_interleave(groups, 1) for part in states[1:])
+    theirs = functional.scaled_dot_product_attention(states[0], key, value, torch.from_numpy(by_hand), scale=0.3).transpose(
+        1, 2
+    )
+    assert torch.allclose(ours, theirs, atol=2e-6)
+    weights = torch.randn(ours.shape, generator=generator)
+    for mine, other in zip(
+        torch.autograd.grad((ours * weights).sum(), states), torch.autograd.grad((theirs * weights).sum(), states), strict=True
+    ):
+        assert torch.allclose(mine, other, atol=2e-5)
+
+
+@given(rows=lengths_of_rows, first=st.integers(0, 3))
+def test_documents_begin_where_positions_do_not_go_on(rows, first):
+    positions = positions_of(rows)
+    positions[0, : rows[0][0]] += first  # a window may begin within a document
+    documents = Documents.of(positions, torch.device("cpu"), maskless=True)
+    expected = np.cumsum([0, *(length for row in rows for length in row)])
+    assert documents.starts.tolist() == expected[:-1].tolist() and documents.stops.tolist() == expected[1:].tolist()
+    assert documents.bounds.tolist() == expected.tolist()
+    numbers = np.repeat(np.arange(len(expected) - 1), np.diff(expected)).reshape(positions.shape)
+    assert np.array_equal(documents.ids.numpy() - 1, numbers)
+
+
+def test_many_documents_need_few_attention_calls():
+    lengths = np.random.default_rng(0).integers(1, 64, 2000)
+    documents = Documents.of(positions_of([lengths.tolist()]), torch.device("cpu"), maskless=True)
+    layout = documents.layout(None)
+    assert len(layout.groups) <= 5
+    assert sum(group.queries.numel() for group in layout.groups) < 1.6 * lengths.sum()
+    long = Documents.of(torch.arange(10_000)[None], torch.device("cpu"), maskless=True)
+    assert long.layout(None) is None  # as it is
+    banded = long.layout(100)
+    assert sum(group.keys.numel() for group in banded.groups) < 2.1 * 10_000 and len(banded.groups) == 2
+
+
+def varlen(query, key, value, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, window_size=(-1, -1), **options):
+    """What flash attention's varlen kernel does, [tokens, heads, width], in plain PyTorch."""
+    assert torch.equal(cu_seqlens_q, cu_seqlens_k) and cu_seqlens_q.dtype == torch.int32 and options.pop("causal")
+    assert isinstance(max_seqlen_q, int) and max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
+    outputs, bounds = [], cu_seqlens_q.tolist()
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        parts = [part[start:stop].transpose(0, 1) for part in (query, key, value)]
+        parts[1:] = [part.repeat_interleave(len(parts[0]) // len(part), 0) for part in parts[1:]]
+        places = torch.arange(stop - start)
+        mask = places[:, None] >= places
+        if window_size[0] >= 0:
+            mask &= places[:, None] - places <= window_size[0]
+        scale = options["softmax_scale"]
+        outputs.append(functional.scaled_dot_product_attention(*parts, mask, scale=scale).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window 5", "gpt_neox", "qwen3", "gemma3_text, window 4", "opt"])
+def test_flash_attention_gets_the_bounds_of_documents(name, monkeypatch):
+    """Through Hugging Face's own code around the kernel; the kernel itself, which needs a GPU, is played by `varlen`."""
+    from transformers import modeling_flash_attention_utils as flash_utils
+
+    process = flash_utils._lazy_define_process_function(varlen_signature)
+    monkeypatch.setattr(flash_utils, "lazy_import_flash_attention", lambda *_: ((None, varlen, *[None] * 3), (process, None)))
+    model = built(name, "sdpa")
+    tokens, positions = packed_rows()
+    with torch.no_grad(), DocumentMasks(model)(positions, torch.device("cpu")) as options:
+        expected = model(tokens, use_cache=False, **options).logits
+        model.config._attn_implementation = "flash_attention_2"
+        assert (model(tokens, use_cache=False, **options).logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+
+
+def varlen_signature(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, window_size
+):
+    """The arguments of flash_attn_varlen_func, which Hugging Face looks for by name."""
+
+
+def test_nothing_changes_outside():
+    """A window that is one document takes Hugging Face's own path, to the bit; so does all without positions."""
+    model = built("llama", "sdpa")
+    tokens, _ = packed_rows()
+    with torch.no_grad():
+        plain = model(tokens, use_cache=False).logits
+        with DocumentMasks(model)(None, torch.device("cpu")) as options:
+            assert options == {}
+            assert torch.equal(model(tokens, use_cache=False).logits, plain)
+        whole = torch.arange(LENGTH).repeat(len(ROWS), 1)
+        with DocumentMasks(model)(whole, torch.device("cpu")) as options:
+            assert torch.equal(model(tokens, use_cache=False, **options).logits, plain)
+
+
+def skeleton(model_type: str, **values) -> torch.nn.Module:
+    config = build.load_config({"model_type": model_type, "vocab_size": 64, **values}, 64, eod_id=0, sequence_length=LENGTH)
+    return build.skeleton(config, "eager")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "said"),
+    [
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 1}, "state"),
+        ("mamba2", {"hidden_size": 32, "num_hidden_layers": 1, "head_dim": 8, "num_heads": 8}, "state"),
+        ("rwkv", {"hidden_size": 32, "num_hidden_layers": 1}, "state"),
+        ("jamba", {**GROUPED, "num_experts": 2}, "state"),
+        ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"]}, "layers of type conv"),
+        ("qwen3_next", {**GROUPED, "num_experts": 2, "num_experts_per_tok": 1}, "state"),
+    ],
+)
+def test_architectures_that_carry_a_state_are_refused(model_type, values, said):
+    with pytest.raises(DocumentMaskError, match=said) as refusal:
+        document_mask.check(skeleton(model_type, **values), LENGTH)
+    assert "data.document_mask to false" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_attention_models_are_not_refused(name):
+    config = build.load_config({**MODELS[name], "vocab_size": "auto"}, vocab_size=64, eod_id=0, sequence_length=LENGTH)
+    document_mask.check(build.skeleton(config, "eager"), LENGTH)
+
+
+def test_rotary_embeddings_that_follow_the_longest_document_are_refused_beyond_their_length():
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16}
+    model = skeleton("llama", **GROUPED, max_position_embeddings=32, rope_parameters=rope)
+    document_mask.check(model, 16)
+    with pytest.raises(DocumentMaskError, match=r"dynamic.* over 16 positions.* 17"):
+        document_mask.check(model, 17)
+
+
+def probe(model: torch.nn.Module, masks=DocumentMasks, precision: str = "fp32", rows: int = 2, length: int = LENGTH) -> None:
+    """The proof, on a model without an engine."""
+    applied = masks(model)
+
+    @torch.no_grad()
+    def eval_sum(micro_batches):
+        total = 0.0
+        for micro in micro_batches:
+            with applied(micro.positions, torch.device("cpu")) as options:
+                total += nll_sum(model(micro.inputs, use_cache=False, **options).logits, micro.targets).item()
+        return total, 1
+
+    config = SimpleNamespace(run=SimpleNamespace(seed=1), model=SimpleNamespace(attention=model.config._attn_implementation))
+    batch = SimpleNamespace(sequence_length=length, micro_batch_size=rows)
+    document_probe.check(eval_sum, SimpleNamespace(config=config, batch=batch, hf_config=model.config, precision=precision))
+
+
+def fresh(name: str, attention: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """As training starts."""
+    config = build.load_config({**MODELS[name], "vocab_size": "auto"}, vocab_size=64, eod_id=0, sequence_length=LENGTH)
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+
+
+@pytest.mark.parametrize(("name", "attention"), PAIRS)
+def test_the_probe_is_content_with_all_of_them(name, attention):
+    probe(fresh(name, attention))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "mistral, window 5", "opt", "qwen3", "mixtral"])
+@pytest.mark.parametrize("length", [2, 3, 9, LENGTH])
+def test_the_probe_is_content_in_bf16_and_in_short_windows(name, length):
+    probe(fresh(name, "sdpa", torch.bfloat16), precision="bf16", rows=1, length=length)
+    probe(fresh(name, "sdpa"), rows=3, length=length)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")])
+def test_the_probe_finds_what_leaks(dtype, precision):
+    """Without masks; with masks, but positions that go on; in an architecture whose attention asks nobody for a mask."""
+
+    class Leaking(DocumentMasks):
+        def __call__(self, positions, device):
+            return super().__call__(None, device)
+
+    class GoingOn(DocumentMasks):
+        def __init__(self, model):
+            super().__init__(model)
+            self._takes_positions = False
+
+    for name, masks in (("llama", Leaking), ("gpt2", Leaking), ("gpt2", GoingOn)):
+        with pytest.raises(DocumentMaskError, match='with model.attention "sdpa" does not treat a document') as refusal:
+            probe(fresh(name, "sdpa", dtype), masks, precision)
+        assert "alone" in str(refusal.value) and "data.document_mask to false" in str(refusal.value)
+    config = build.load_config(
+        {"model_type": "openai-gpt", "n_embd": 512, "n_layer": 2, "n_head": 4, "vocab_size": 64}, 64, 0, LENGTH
+    )
+    torch.manual_seed(1)
+    with pytest.raises(DocumentMaskError, match='"openai-gpt"'):
+        probe(AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), precision=precision)
