@@ -68,6 +68,7 @@ class Blocks:
         damaged entry shows as a block that does not match. Raises ShardError, which ends with `remedy`."""
         self.file, self.offset, self.size, self.count = file, offset, size, blocks_of(size)
         self._table_offset, self._table_checksum, self._remedy = offset + size, table_checksum, remedy
+        self._read_file = file.read_into
         self._verified = bytearray(b"\0" if verify else b"\xff") * (-(-self.count // 8))
         if verify and check_table:
             self._check_table()
@@ -78,12 +79,14 @@ class Blocks:
             raise ShardError(f"{self.file.url}: its table of checksums is damaged. {self._remedy}")
 
     def read_into(self, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes from `start` on. Raises ShardError for a damaged block."""
-        verified = self._verified
-        for block in range(start // BLOCK_BYTES, (start + len(buffer) - 1) // BLOCK_BYTES + 1):
-            if not verified[block >> 3] >> (block & 7) & 1:
-                self._verify(block)
-        self.file.read_into(self.offset + start, buffer)
+        """Fill `buffer`, not empty, with the bytes from `start` on. Raises ShardError for a damaged block."""
+        first, last, verified = start // BLOCK_BYTES, (start + len(buffer) - 1) // BLOCK_BYTES, self._verified
+        # most spans lie in one block or two, and most blocks were touched before
+        if last - first > 1 or not (verified[first >> 3] >> (first & 7) & verified[last >> 3] >> (last & 7) & 1):
+            for block in range(first, last + 1):
+                if not verified[block >> 3] >> (block & 7) & 1:
+                    self._verify(block)
+        self._read_file(self.offset + start, buffer)
 
     def read(self, start: int, length: int) -> np.ndarray:
         """uint8 [length] from `start` on, as `read_into`."""

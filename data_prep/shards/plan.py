@@ -237,8 +237,9 @@ class PlanFile:
     def _read(self, starts: np.ndarray, sizes: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` with the bytes [starts[k], starts[k] + sizes[k]) of the body, for all k one after the other."""
         buffer, done = memoryview(out.view(np.uint8)), 0
+        read_into = self._blocks.read_into
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-            self._blocks.read_into(start, buffer[done : done + size])
+            read_into(start, buffer[done : done + size])
             done += size
 
     def verify(self) -> None:

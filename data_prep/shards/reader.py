@@ -163,7 +163,7 @@ class TokenShards:
         while done < len(buffer):
             offset = start - self._first[index]
             count = min((len(buffer) - done) // size, self._first[index + 1] - start)
-            self._shard(index).blocks.read_into(offset * size, buffer[done : done + count * size])
+            self._shard(index).read_into(offset * size, buffer[done : done + count * size])
             start, index, done = start + count, index + 1, done + count * size
 
     def read_into(self, starts: np.ndarray, sizes: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
@@ -173,8 +173,9 @@ class TokenShards:
         """
         if not len(starts):
             return
-        if sizes.min() < 0 or starts.min() < 0 or (starts + sizes).max() > self.tokens:
-            raise IndexError(f"tokens {starts.min()} to {(starts + sizes).max()} of {self.tokens}")
+        stops = starts + sizes
+        if sizes.min() < 0 or starts.min() < 0 or stops.max() > self.tokens:
+            raise IndexError(f"tokens {starts.min()} to {stops.max()} of {self.tokens}")
         if self._fetched and len(starts) > 1:
             self.prefetch(starts, sizes)
         first, width = self._index.first, self.dtype.itemsize
@@ -182,11 +183,11 @@ class TokenShards:
         ends = np.cumsum(sizes)
         raw = np.empty(int(ends[-1]), self.dtype)
         buffer, done = memoryview(raw).cast("B"), 0
-        inside = starts + sizes <= first[shards + 1]
+        inside = stops <= first[shards + 1]
         columns = (shards, (starts - first[shards]) * width, ends * width, inside, starts)
-        for shard, offset, end, whole, start in zip(*(column.tolist() for column in columns), strict=True):
-            if whole:
-                self._shard(shard).blocks.read_into(offset, buffer[done:end])
+        for index, offset, end, whole, start in zip(*(column.tolist() for column in columns), strict=True):
+            if whole and end > done:
+                self._shard(index).read_into(offset, buffer[done:end])
             else:
                 self._read_raw(start, buffer[done:end])
             done = end

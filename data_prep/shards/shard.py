@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ class Shard:
             if found != listed:
                 raise ShardError(f"{url}: holds {found} {key}, listed beside {MANIFEST} with {listed}. {REBUILD}")
         self.blocks = Blocks(self.file, HEADER_BYTES, self.header.body_bytes, self.header.blocks_checksum, verify)
-        self._sparse: np.ndarray | None = None
+        self._documents, self._documents_offset = self.header.documents, self.header.documents_offset
+        self.read_into = self.blocks.read_into
+        """(byte behind the header, buffer): fill the buffer, not empty, from there on, checked."""
+        self._sparse: memoryview | None = None
 
     def _read_header(self, entry: ShardEntry) -> ShardHeader:
         """The header, fetched again where it is not the listed one: what a cache holds may be damaged."""
@@ -72,16 +76,19 @@ class Shard:
 
     def starts(self, first: int = 0, stop: int | None = None) -> np.ndarray:
         """int64: first tokens, in this shard, of the documents [first, stop)."""
-        stop = self.header.documents if stop is None else min(stop, self.header.documents)
-        return self.blocks.read(self.header.documents_offset + 8 * first, 8 * (stop - first)).view("<i8")
+        stop = self._documents if stop is None else min(stop, self._documents)
+        out = np.empty(stop - first, "<i8")
+        if len(out):
+            self.read_into(self._documents_offset + 8 * first, memoryview(out).cast("B"))
+        return out
 
     def starts_in(self, start: int, stop: int) -> np.ndarray:
         """int64: places in [start, stop) of this shard at which documents start, ascending."""
         if self._sparse is None:
-            self._sparse = self.starts()[::STRIDE].copy()
-        low, high = np.searchsorted(self._sparse, (start, stop))
-        part = self.starts(max(0, int(low) - 1) * STRIDE, int(high) * STRIDE)
-        low, high = np.searchsorted(part, (start, stop))
+            self._sparse = memoryview(self.starts()[::STRIDE].copy())  # of single numbers bisect is faster than numpy
+        low, high = bisect_left(self._sparse, start), bisect_left(self._sparse, stop)
+        part = self.starts(max(0, low - 1) * STRIDE, high * STRIDE)
+        low, high = part.searchsorted((start, stop)).tolist()
         return part[low:high]
 
     def verify_all(self) -> None:
