@@ -79,10 +79,12 @@ class Blocks:
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `start` on. Raises ShardError for a damaged block."""
-        verified = self._verified
-        for block in range(start // BLOCK_BYTES, (start + len(buffer) - 1) // BLOCK_BYTES + 1):
+        verified, block = self._verified, start // BLOCK_BYTES
+        last = (start + len(buffer) - 1) // BLOCK_BYTES
+        while block <= last:
             if not verified[block >> 3] >> (block & 7) & 1:
                 self._verify(block)
+            block += 1
         self.file.read_into(self.offset + start, buffer)
 
     def read(self, start: int, length: int) -> np.ndarray:

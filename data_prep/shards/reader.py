@@ -123,7 +123,7 @@ class TokenShards:
             self._shards[index] = shard
             while len(self._shards) > MAX_SHARDS:
                 self._shards.popitem(last=False)
-        else:
+        elif len(self._shards) == MAX_SHARDS:  # the order matters only where one may have to go
             try:
                 self._shards.move_to_end(index)
             except KeyError:  # another thread let it go meanwhile
@@ -173,8 +173,9 @@ class TokenShards:
         """
         if not len(starts):
             return
-        if sizes.min() < 0 or starts.min() < 0 or (starts + sizes).max() > self.tokens:
-            raise IndexError(f"tokens {starts.min()} to {(starts + sizes).max()} of {self.tokens}")
+        stops = starts + sizes
+        if sizes.min() < 0 or starts.min() < 0 or stops.max() > self.tokens:
+            raise IndexError(f"tokens {starts.min()} to {stops.max()} of {self.tokens}")
         if self._fetched and len(starts) > 1:
             self.prefetch(starts, sizes)
         first, width = self._index.first, self.dtype.itemsize
@@ -182,7 +183,7 @@ class TokenShards:
         ends = np.cumsum(sizes)
         raw = np.empty(int(ends[-1]), self.dtype)
         buffer, done = memoryview(raw).cast("B"), 0
-        inside = starts + sizes <= first[shards + 1]
+        inside = stops <= first[shards + 1]
         columns = (shards, (starts - first[shards]) * width, ends * width, inside, starts)
         for shard, offset, end, whole, start in zip(*(column.tolist() for column in columns), strict=True):
             if whole:
