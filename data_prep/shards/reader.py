@@ -123,7 +123,7 @@ class TokenShards:
             self._shards[index] = shard
             while len(self._shards) > MAX_SHARDS:
                 self._shards.popitem(last=False)
-        else:
+        elif len(self._shards) == MAX_SHARDS:  # the order matters only where one may have to go
             try:
                 self._shards.move_to_end(index)
             except KeyError:  # another thread let it go meanwhile

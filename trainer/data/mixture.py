@@ -27,7 +27,11 @@ from trainer.data.permutation import Permutation
 BITS = 40
 """Of a point of the sequence: weights are exact to 2^-40, and a segment repeats its pattern after 2^40 windows."""
 _ONE = 1 << BITS
+RUN = (64, 4096)
+"""Windows whose places are computed together, and kept for the next steps, at least and at most: numpy works on many at the cost
+of a few."""
 _CACHED_EPOCHS = 64
+_CACHED_RUNS = 4
 
 
 class MixtureError(ValueError):
@@ -83,6 +87,8 @@ class Mixture:
         self._seed = seed
         self._flip = np.int64(_key(seed, "mixture") % _ONE)
         self._epochs: dict[tuple[int, int], Permutation] = {}
+        self._runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._run_length = max(RUN[0], min(RUN[1], sum(source.windows for source in sources)))  # few epochs of small sources
         self.segments: list[Segment] = []
         self.end: int | None = None
         """Windows until all sources are used up; None: never."""
@@ -97,6 +103,26 @@ class Mixture:
         stop = first + count
         if self.end is not None and stop > self.end:
             raise MixtureError(f"the sources are used up after {self.end:,} windows; window {stop - 1:,} is asked for.")
+        found, length = [], self._run_length
+        for number in range(first // length, max(first // length + 1, -(-stop // length))):
+            part = slice(max(0, first - number * length), stop - number * length)
+            found.append([array[part] for array in self._run(number)])
+        source, windows = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return source, windows
+
+    def _run(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source numbers, window numbers) of the run of this number, as far as the order goes."""
+        found = self._runs.get(number)
+        if found is None:
+            first, stop = number * self._run_length, (number + 1) * self._run_length
+            found = self._compute(first, stop if self.end is None else min(stop, self.end))
+            if len(self._runs) >= _CACHED_RUNS:
+                self._runs.clear()
+            self._runs[number] = found
+        return found
+
+    def _compute(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        count = max(0, stop - first)
         source, windows = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         number = bisect_right(self._starts, first) - 1
         for segment, end in zip(self.segments[number:], [*self._starts[number + 1 :], stop], strict=True):
@@ -220,7 +246,7 @@ class Mixture:
         before = segment.before + self._counts(segment.bounds, low)
         source = np.searchsorted(segment.bounds, self._points(np.arange(low, high, dtype=np.int64)), side="right") - 1
         places = np.empty_like(source)
-        for number in np.unique(source).tolist():
+        for number in range(len(self.sources)):
             at = np.flatnonzero(source == number)
             places[at] = before[number] + np.arange(len(at))
         return source, places
@@ -254,10 +280,10 @@ class Mixture:
         windows = np.empty_like(place)
         sizes = np.array([max(1, s.windows) for s in self.sources], dtype=np.int64)
         epoch = place // sizes[source]
-        for number in np.unique(source).tolist():
-            mine = source == number
-            for turn in np.unique(epoch[mine]).tolist():
-                at = np.flatnonzero(mine & (epoch == turn))
+        for number in range(len(self.sources)):
+            mine = np.flatnonzero(source == number)  # places ascend
+            for turn in range(int(epoch[mine[0]]), int(epoch[mine[-1]]) + 1) if len(mine) else ():
+                at = mine[epoch[mine] == turn]
                 windows[at] = self._epoch(number, turn)(place[at] - turn * sizes[number]).astype(np.int64)
         return windows
 

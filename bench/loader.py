@@ -1,0 +1,514 @@
+"""From a corpus on disk to batches of 2048-token windows in shuffled order: start-up, memory, windows/s, beside three rivals.
+
+    python bench/loader.py --mosaic-python PYTHON [--tokens 1e7 1e8 1e9] [--rounds 5] [--quick] [--work FOLDER]
+    python bench/loader.py --only waiting          # what part of the steps of a real run waits for data
+
+The same documents (random uint16 ids, lengths like those of web pages) are written by each format's own writer: moenda's
+ShardWriter, megatron-core's IndexedDatasetBuilder, litdata's optimize, mosaicml-streaming's MDSWriter. Each figure is of a process
+of its own, the ways take turns, --rounds times; printed are medians, with the files in the page cache:
+
+  first s     from the first constructor to the first batch in hand, imports before it; indexes built before, where not said
+  MB, own     growth of resident memory above the imports, at the first batch and after all windows; own: without file pages
+  windows/s   in training order, batches of 16 as int64 tensors of inputs and targets: the first windows read, and later ones
+
+Megatron is read through GPTDataset (one source) and BlendedDataset (70/30) with its native index builders, its fast cache load and
+deferred maps where the indexes are built; the others by their StreamingDataset with their own shuffles; all with torch's DataLoader
+(litdata: its StreamingDataLoader) in the one process, for the largest corpus also with 2 workers. moenda's figures are of the
+trainer's own Loader, checksums verified: "verified before" shows an epoch's later windows. The ceiling is numpy.memmap: rows copied
+at shuffled places into one array that is used again. mosaicml-streaming asks for transformers < 5 and numpy < 2.2, so it has its
+own environment: pip install -c constraints.txt 'mosaicml-streaming>=0.13,<0.14'; its python is --mosaic-python.
+
+1 T and 100 T tokens are one sparse shard under many names with a true index. What the rivals would need for them is computed, from
+how much they grew between the two largest corpora that they did hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+LENGTH, BATCH, ACCUMULATION, SEED = 2048, 16, 4, 1234
+VOCABULARY, EOD = 50_257, 0
+WEIGHTS = (0.7, 0.3)
+SHARD_TOKENS = 2**28
+MOST_WINDOWS = 16_384
+"""Windows of one measurement, at most; never more than a fifth of an epoch."""
+FORMATS = ("moenda", "Megatron", "litdata", "mosaic")
+
+
+# the corpora
+
+
+def pieces(tokens: int, seed: int, vocabulary: int = VOCABULARY) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(uint16 ids, each document's end-of-document id included; int64 ends of the documents), about 16 M tokens at a time."""
+    rng = np.random.default_rng(seed)
+    while tokens > 0:
+        sizes = np.maximum(2, rng.lognormal(6.0, 1.27, min(16_384, tokens // 900 + 1)).astype(np.int64))
+        ends = np.cumsum(sizes)
+        ends = ends[: max(1, int(np.searchsorted(ends, tokens, "right")))]
+        ids = rng.integers(1, vocabulary, ends[-1], dtype=np.uint16)
+        ids[ends - 1] = EOD
+        yield ids, ends
+        tokens -= len(ids)
+
+
+def documents(tokens: int, seed: int) -> Iterator[np.ndarray]:
+    for ids, ends in pieces(tokens, seed):
+        yield from np.split(ids, ends[:-1])
+
+
+def write_moenda(folder: Path, tokens: int, seed: int, vocabulary: int = VOCABULARY) -> None:
+    from data_prep.shards import ShardWriter, write_manifest
+
+    folder.mkdir(parents=True)
+    names, some = [], itertools.chain(pieces(tokens, seed, vocabulary))
+    for first in some:
+        names.append(f"shard-{len(names):05d}.tokens")
+        with ShardWriter(folder / names[-1], vocabulary, EOD, "00" * 32) as writer:
+            for ids, ends in itertools.chain([first], some):
+                kept = np.ones(len(ids), bool)
+                kept[ends - 1] = False  # the writer adds the end-of-document ids
+                offsets = np.concatenate([[0], ends - np.arange(1, len(ends) + 1)])
+                writer.add_many(ids[kept], offsets, 4 * len(ids))
+                if writer.tokens >= SHARD_TOKENS:
+                    break
+    write_manifest(folder, names)
+
+
+def write_megatron(folder: Path, tokens: int, seed: int) -> None:
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    folder.mkdir(parents=True)
+    builder = IndexedDatasetBuilder(str(folder / "corpus.bin"), dtype=np.uint16)
+    for document in documents(tokens, seed):
+        builder.add_document(torch.from_numpy(document), [len(document)])
+    builder.finalize(str(folder / "corpus.idx"))
+
+
+def _litdata_documents(task: tuple[int, int]) -> Iterator:
+    import torch
+
+    yield from map(torch.from_numpy, documents(*task))
+
+
+def write_litdata(folder: Path, tokens: int, seed: int) -> None:
+    from litdata import TokensLoader, optimize
+
+    # chunks of a multiple of the window's tokens, so that few are lost at their ends
+    optimize(
+        _litdata_documents,
+        [(tokens, seed)],
+        str(folder),
+        chunk_size=(LENGTH + 1) * 16_384,
+        item_loader=TokensLoader(),
+        num_workers=1,
+        verbose=False,
+    )
+
+
+def leave_out_pictures() -> None:
+    """mosaicml-streaming imports torchvision for its picture datasets, whose CUDA build does not load beside a CPU torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        sys.modules["streaming.vision"] = ModuleType("streaming.vision")
+
+
+def write_mosaic(folder: Path, tokens: int, seed: int) -> None:
+    leave_out_pictures()
+    from streaming import MDSWriter
+
+    rest = np.empty(0, np.uint16)
+    with MDSWriter(out=str(folder), columns={"tokens": f"ndarray:uint16:{LENGTH + 1}"}) as writer:
+        for ids, _ in pieces(tokens, seed):
+            ids = np.concatenate([rest, ids])
+            whole = len(ids) // (LENGTH + 1) * (LENGTH + 1)
+            for window in ids[:whole].reshape(-1, LENGTH + 1):
+                writer.write({"tokens": window})
+            rest = ids[whole:]
+
+
+WRITERS = {"moenda": write_moenda, "Megatron": write_megatron, "litdata": write_litdata, "mosaic": write_mosaic}
+
+
+# the ways: each imports what it needs, then returns a function that opens the corpus and yields batches without end
+
+
+def moenda(work: Path, blended: bool) -> Callable:
+    from trainer.batch import BatchPlan
+    from trainer.batch_ramp import BatchSchedule
+    from trainer.config import DataSection
+    from trainer.data.corpus import open_corpus
+    from trainer.data.loader import Loader
+
+    sources = {name: {"shards": str(work / f"moenda-{name}"), "weight": weight} for name, weight in zip("ab", WEIGHTS, strict=True)}
+    settings = {"sources": sources} if blended else {"train": str(work / "moenda-a")}
+    plan = BatchPlan(LENGTH, BATCH, ACCUMULATION, data_parallel_size=1)
+
+    def batches() -> Iterator:
+        corpus = open_corpus(DataSection(sequence_length=LENGTH, **settings), SEED)
+        batches.verify = lambda: [windows.shards.verify_all() for windows in corpus.windows]
+        loader = Loader(corpus, BatchSchedule(plan), data_rank=0)
+        for step in itertools.count():
+            for batch in loader.step(step * plan.global_batch_tokens).micro_batches:
+                yield batch.inputs, batch.targets
+
+    return batches
+
+
+class _Tokenizer:
+    """What GPTDataset wants of one."""
+
+    vocab_size, eod, pad = VOCABULARY, EOD, -1
+
+    def __init__(self) -> None:
+        self.unique_identifiers = {"class": "bench"}
+
+
+def megatron(work: Path, blended: bool, build: bool, workers: int) -> Callable:
+    import torch
+    from megatron.core.datasets import helpers  # noqa: F401  (compiled)
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+    # BlendedDataset asks torch.distributed which rank it is
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    prefixes = [str(work / f"Megatron-{name}" / "corpus") for name in "ab"]
+    cache = work / f"Megatron-cache-{'blended' if blended else 'one'}"
+    tokens = (work / "Megatron-a" / "corpus.bin").stat().st_size // 2
+    fast = {} if build else {"fast_cache_load": True, "defer_npy_index_mmap": True}
+    if build:
+        shutil.rmtree(cache, ignore_errors=True)
+
+    def batches() -> Iterator:
+        blend = (prefixes, list(WEIGHTS)) if blended else (prefixes[:1], None)
+        config = GPTDatasetConfig(
+            random_seed=SEED,
+            sequence_length=LENGTH,
+            blend_per_split=[blend, None, None],
+            path_to_cache=str(cache),
+            tokenizer=_Tokenizer(),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+            **fast,
+        )
+        sizes = [tokens // LENGTH - 1, None, None]
+        dataset = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+        # the dataset is shuffled by its index: Megatron's sampler takes it in order
+        loader = torch.utils.data.DataLoader(
+            dataset, BATCH, shuffle=False, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        )
+        while True:
+            for batch in loader:
+                yield batch["tokens"], batch["labels"]
+
+    return batches
+
+
+def litdata(work: Path, blended: bool, workers: int) -> Callable:
+    from litdata import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset, TokensLoader
+
+    def batches() -> Iterator:
+        sources = [
+            StreamingDataset(
+                str(work / f"litdata-{name}"), item_loader=TokensLoader(LENGTH + 1), shuffle=True, drop_last=True, seed=SEED
+            )
+            for name in ("ab" if blended else "a")
+        ]
+        dataset = sources[0]
+        if blended:
+            dataset = CombinedStreamingDataset(sources, seed=SEED, weights=list(WEIGHTS), iterate_over_all=False)
+        loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0)
+        while True:
+            for batch in loader:
+                batch = batch.long()
+                yield batch[:, :-1], batch[:, 1:]
+
+    return batches
+
+
+def mosaic(work: Path, blended: bool, workers: int) -> Callable:
+    import torch
+
+    leave_out_pictures()
+    from streaming import Stream, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+
+    clean_stale_shared_memory()
+
+    def batches() -> Iterator:
+        if blended:
+            streams = [Stream(local=str(work / f"mosaic-{name}"), proportion=weight) for name, weight in zip("ab", WEIGHTS, strict=True)]
+            source = {"streams": streams}
+        else:
+            source = {"local": str(work / "mosaic-a")}
+        dataset = StreamingDataset(**source, shuffle=True, batch_size=BATCH, shuffle_seed=SEED)
+        loader = torch.utils.data.DataLoader(
+            dataset, BATCH, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        )
+        while True:
+            for batch in loader:
+                tokens = batch["tokens"].long()
+                yield tokens[:, :-1], tokens[:, 1:]
+
+    return batches
+
+
+def memmap(work: Path) -> Callable:
+    file = work / "Megatron-a" / "corpus.bin"
+
+    def batches() -> Iterator:
+        tokens = np.memmap(file, np.uint16, "r")
+        out = np.empty((BATCH, LENGTH + 1), np.int64)
+        starts = np.random.default_rng(SEED).permutation((len(tokens) - 1) // LENGTH) * LENGTH
+        while True:
+            for first in range(0, len(starts) - BATCH + 1, BATCH):
+                for row, start in enumerate(starts[first : first + BATCH].tolist()):
+                    out[row] = tokens[start : start + LENGTH + 1]
+                yield out[:, :-1], out[:, 1:]
+
+    return batches
+
+
+# name: (format, function of the folder, python of the format)
+WAYS: dict[str, tuple[str, Callable]] = {
+    "numpy.memmap": ("Megatron", memmap),
+    "moenda": ("moenda", lambda work: moenda(work, False)),
+    "moenda, verified before": ("moenda", lambda work: moenda(work, False)),
+    "moenda, 70/30": ("moenda", lambda work: moenda(work, True)),
+    "Megatron, building its index": ("Megatron", lambda work: megatron(work, False, True, 0)),
+    "Megatron": ("Megatron", lambda work: megatron(work, False, False, 0)),
+    "Megatron, 70/30, building": ("Megatron", lambda work: megatron(work, True, True, 0)),
+    "Megatron, 70/30": ("Megatron", lambda work: megatron(work, True, False, 0)),
+    "litdata": ("litdata", lambda work: litdata(work, False, 0)),
+    "litdata, 70/30": ("litdata", lambda work: litdata(work, True, 0)),
+    "mosaic": ("mosaic", lambda work: mosaic(work, False, 0)),
+    "mosaic, 70/30": ("mosaic", lambda work: mosaic(work, True, 0)),
+}
+WITH_WORKERS: dict[str, tuple[str, Callable]] = {
+    "Megatron, 2 workers": ("Megatron", lambda work: megatron(work, False, False, 2)),
+    "litdata, 2 workers": ("litdata", lambda work: litdata(work, False, 2)),
+    "mosaic, 2 workers": ("mosaic", lambda work: mosaic(work, False, 2)),
+}
+
+
+# one measurement, in a process of its own
+
+
+def memory() -> tuple[float, float]:
+    """(resident MB, of them without file pages)."""
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    resident, anonymous, shared = (int(rows[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon", "RssShmem"))
+    return resident, anonymous + shared
+
+
+def windows_per_second(batches: Iterator, count: int) -> float:
+    begin, done = time.perf_counter(), 0
+    while done < count:
+        inputs, targets = next(batches)
+        done += len(inputs)
+    assert inputs.shape == targets.shape == (BATCH, LENGTH) and (inputs[:, 1:] == targets[:, :-1]).all()
+    return done / (time.perf_counter() - begin)
+
+
+def measure(way: str, work: Path, windows: int) -> dict[str, float]:
+    make = {**WAYS, **WITH_WORKERS}[way][1](work)
+    before = memory()
+    begin = time.perf_counter()
+    batches = make()
+    next(batches)
+    found = {"first": time.perf_counter() - begin}
+    found["mb"], found["own"] = (now - then for now, then in zip(memory(), before, strict=True))
+    if way.endswith("verified before"):
+        make.verify()
+    found["early"] = windows_per_second(batches, windows)
+    found["later"] = statistics.median(windows_per_second(batches, windows) for _ in range(3))
+    found["mb_end"], found["own_end"] = (now - then for now, then in zip(memory(), before, strict=True))
+    return found
+
+
+def child(python: str, *arguments: str) -> str:
+    """Standard output's last line of this script in a process of its own."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    command = [python, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    return done.stdout.splitlines()[-1] if done.stdout else ""
+
+
+# the tables
+
+
+def prepare(work: Path, tokens: int, formats: list[str], pythons: dict[str, str]) -> None:
+    """Write the corpora that are not there, and bring all into the page cache."""
+    for form in formats:
+        for seed, (name, share) in enumerate((("a", 1.0), ("b", 0.3))):
+            folder = work / f"{form}-{name}"
+            if not (work / f"{folder.name}.done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                begin = time.perf_counter()
+                child(pythons[form], "--write", form, str(folder), str(int(tokens * share)), str(seed))
+                (work / f"{folder.name}.done").touch()
+                print(f"  {folder.name}: {tokens * share:.0e} tokens written in {time.perf_counter() - begin:.0f} s", flush=True)
+    for file in work.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as content:
+                while content.read(1 << 24):
+                    pass
+
+
+HEADER = f"{'tokens':>8} {'way':<30}{'first s':>9}{'MB':>8}{'own':>8}{'MB end':>9}{'own':>8}{'windows/s: first':>18}{'later':>10}"
+
+
+def row(tokens: float, way: str, found: dict[str, float], ceiling: float | None = None) -> None:
+    share = f"{found['later'] / ceiling:8.0%} of memmap" if ceiling else ""
+    print(
+        f"{tokens:8.0e} {way:<30}{found['first']:9.3f}{found['mb']:8.1f}{found['own']:8.1f}{found['mb_end']:9.1f}"
+        f"{found['own_end']:8.1f}{found['early']:18,.0f}{found['later']:10,.0f}{share}",
+        flush=True,
+    )
+
+
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(one[key] for one in rows) for key in rows[0]}
+
+
+def compare(options: argparse.Namespace, scratch: Path) -> None:
+    pythons = {form: sys.executable for form in FORMATS} | {"mosaic": options.mosaic_python}
+    formats = [form for form in FORMATS if pythons[form]]
+    results: dict[tuple[int, str], dict[str, float]] = {}
+    for tokens in map(int, options.tokens):
+        work = scratch / f"{tokens:.0e}"
+        work.mkdir(parents=True, exist_ok=True)
+        prepare(work, tokens, formats, pythons)
+        ways = {**WAYS, **WITH_WORKERS} if tokens == int(options.tokens[-1]) else WAYS
+        ways = {name: form for name, (form, _) in ways.items() if form in formats}
+        count = min(MOST_WINDOWS, tokens // LENGTH // 5)
+        rows: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        for _ in range(options.rounds):
+            for name, form in ways.items():
+                rows[name].append(json.loads(child(pythons[form], "--measure", name, str(work), str(count))))
+        print(HEADER)
+        for name, found in rows.items():
+            ratios = [one["later"] / bare["later"] for one, bare in zip(found, rows["numpy.memmap"], strict=True)]
+            middle = results[tokens, name] = medians(found)
+            row(tokens, name, middle, middle["later"] / statistics.median(ratios))
+    extrapolate([int(tokens) for tokens in options.tokens], results)
+
+
+def extrapolate(sizes: list[int], results: dict[tuple[int, str], dict[str, float]]) -> None:
+    if len(sizes) < 2:
+        return
+    less, more = sizes[-2:]
+    for name in ("Megatron, building its index", "litdata", "mosaic"):
+        if (more, name) not in results:
+            continue
+        grown = {key: (results[more, name][key] - results[less, name][key]) / (more - less) for key in ("first", "own")}
+        text = [
+            f"{tokens:.0e} tokens {max(0, grown['first'] * tokens):,.0f} s and {max(0, grown['own'] * tokens / 1024):,.0f} GB"
+            for tokens in (1e12, 1e14)
+        ]
+        print(f"computed by its growth from {less:.0e} to {more:.0e} tokens: {name}, first batch of {', of '.join(text)}")
+
+
+def synthetic(options: argparse.Namespace, scratch: Path) -> None:
+    from tests.corpora import synthetic_manifest
+
+    print(f"synthetic corpora\n{HEADER}")
+    for tokens in (10**12, 10**14):
+        work = scratch / f"synthetic-{tokens:.0e}"
+        if not (work / "moenda-a" / "manifest.json").exists():
+            shutil.rmtree(work, ignore_errors=True)
+            synthetic_manifest(work / "moenda-a", tokens)
+        found = [json.loads(child(sys.executable, "--measure", "moenda", str(work), str(MOST_WINDOWS))) for _ in range(options.rounds)]
+        row(tokens, "moenda", medians(found))
+
+
+def waiting(options: argparse.Namespace, scratch: Path) -> None:
+    """A run of the demo's model through the launcher: its own metrics say how long each step waited for data."""
+    corpus, run = scratch / "waiting-corpus", scratch / "waiting-run"
+    if not (corpus / "manifest.json").exists():
+        shutil.rmtree(corpus, ignore_errors=True)
+        write_moenda(corpus, 10**7, 0, vocabulary=4096)
+    shutil.rmtree(run, ignore_errors=True)
+    config = json.loads((ROOT / "ds_configs" / "smoke_cpu.json").read_text())
+    config.pop("$schema")
+    config.pop("evaluation")
+    config["run"]["folder"] = str(run)
+    config["data"] = {"train": str(corpus), "sequence_length": config["data"]["sequence_length"]}
+    config["schedule"]["total_tokens"] = options.steps * config["batch"]["global_batch_tokens"]
+    config["schedule"]["warmup_tokens"] = config["batch"]["global_batch_tokens"]
+    config["checkpoint"]["every_steps"] = options.steps
+    config["monitor"] = {"log_every": 1, "tensorboard": False}
+    (scratch / "waiting.json").write_text(json.dumps(config))
+    launcher = str(Path(sys.executable).with_name("deepspeed"))
+    command = [launcher, "--num_accelerators", "1", str(ROOT / "trainer" / "train.py"), "--config", str(scratch / "waiting.json")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stdout[-3000:] + done.stderr[-3000:])
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first, *shares = [line["data_share"] for line in found if "data_share" in line]
+    rate = statistics.median(line["tokens_per_second"] for line in found if "tokens_per_second" in line)
+    print(
+        f"waiting for data, {len(shares) + 1} steps at {rate:,.0f} tokens/s: median {statistics.median(shares):.4%} of a step, "
+        f"worst {max(shares):.4%}; of the first step {first:.4%}"
+    )
+
+
+PARTS = {"compare": compare, "synthetic": synthetic, "waiting": waiting}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=float, nargs="+", default=[1e7, 1e8, 1e9], help="sizes of the corpora, ascending")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two sizes, 3 rounds: under 8 minutes")
+    parser.add_argument("--work", type=Path, help="folder that keeps the corpora for later runs (12 GB); else a temporary one")
+    parser.add_argument("--mosaic-python", help="python of an environment with mosaicml-streaming; without it that rival is left out")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--steps", type=int, default=200, help="of the run that is asked how long it waits")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--write", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        way, work, windows = options.measure
+        with contextlib.redirect_stdout(sys.stderr):
+            found = measure(way, Path(work), int(windows))
+        print(json.dumps(found), flush=True)
+        os._exit(0)  # the rivals' threads need not be waited for
+    if options.write:
+        form, folder, tokens, seed = options.write
+        WRITERS[form](Path(folder), int(tokens), int(seed))
+        return
+    if options.quick:
+        options.tokens, options.rounds = [1e8, 1e9], 3
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in options.only:
+            PARTS[part](options, options.work or Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
