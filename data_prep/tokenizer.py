@@ -13,9 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from data_prep.fast_tokenizer import EngineDiffers, first_difference, open_fast
 from data_prep.shards import tokenizer_fingerprint
+from data_prep.shards.vocabulary import KNOWN_EOD
 
 DEFAULT_EOD = "<|endoftext|>"
-KNOWN_EOD = (DEFAULT_EOD, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
