@@ -1,4 +1,4 @@
-"""Corpus building: python -m data_prep run | peek | pack | trace | takedown | verify | schema."""
+"""Corpus building: python -m data_prep run | peek | pack | trace | takedown | verify | convert | schema."""
 
 from __future__ import annotations
 
@@ -83,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     takedown.add_argument("--url", action="append", default=[], metavar="PATTERN", help="all with such a URL: https://x.org/*")
     takedown.add_argument("--reason", required=True, help="kept in the ledger, with the time")
     takedown.set_defaults(run_command=_takedown)
+
+    convert = commands.add_parser("convert", help="Megatron's .bin and .idx to token shards, or token shards to a pair of them")
+    convert.add_argument("source", type=Path, help="a Megatron prefix or a folder of pairs; or a folder of shards")
+    convert.add_argument("output", type=Path, help="the corpus folder, for shards and tokenizer; or the new pair's prefix")
+    convert.add_argument("--to", choices=["moenda", "megatron"], help="which of the two is meant (default: the other form)")
+    convert.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that wrote the Megatron corpus")
+    convert.add_argument("--eod-token", help="its end-of-document token, if it declares none")
+    convert.add_argument("--split", choices=["train", "validation"], default="train", help="which shards of the corpus folder")
+    convert.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
+    convert.add_argument("--rebuild", action="store_true", help="replace shards that were made of another source")
+    convert.set_defaults(run_command=_convert)
 
     schema = commands.add_parser("schema", help="write the JSON Schema of recipes")
     schema.add_argument("file", type=Path, nargs="?", default=Path("data_prep/recipes/recipe.schema.json"))
@@ -218,6 +229,26 @@ def _takedown(options: argparse.Namespace) -> int:
     for document in found:
         print(f"{document['tokens']:>8} tokens   {document['id']}   {document['url'] or ''}")
     print(f"{len(found)} documents taken down; runs mask them from their next start or resume on.")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from data_prep import convert
+    from data_prep.stage import Runner
+
+    ours = convert.is_ours(options.source)
+    if options.to and (options.to == "megatron") != ours:
+        raise ValueError(
+            f"{options.source}: {'already' if ours else 'not'} a folder of token shards, so not to be made {options.to}."
+        )
+    if ours:
+        summary = convert.to_megatron(options.source, options.output)
+    else:
+        with Runner(options.workers, options.rebuild) as runner:
+            summary = convert.to_shards(
+                options.source, options.output, options.tokenizer, options.eod_token, options.split, runner
+            )
+    print(convert.describe(summary))
     return 0
 
 

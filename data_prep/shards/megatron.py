@@ -1,7 +1,7 @@
 """Megatron corpora read as they are: the same stream interface as TokenShards', without a new tokenisation.
 
-A .bin carries no checksum, so what can be proven is proven when a 64 KiB block is first read: its ids are of the vocabulary, its
-sequences follow each other without gaps, and its documents end with the end-of-document token, on which windows and masks stand.
+A .bin carries no checksum, so what can be proven is proven when a 64 KiB block is first read: its ids are of the vocabulary,
+its sequences follow each other without gaps, and its documents end with the end-of-document token, on which windows stand.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class _Part:
         end = int(pair.pointers[-1]) + int(pair.lengths[-1]) * size if self._sequences else 0
         if pair.bin_bytes < end or pair.bin_bytes % size:
             raise ShardError(
-                f"{pair.bin}: cut short or of another .idx: {pair.bin_bytes:,} bytes, the last sequence of {pair.idx.name} ends at "
-                f"byte {end:,} of {pair.header.dtype} tokens. {RESTORE}"
+                f"{pair.bin}: cut short or of another .idx: {pair.bin_bytes:,} bytes, the last sequence of {pair.idx.name} "
+                f"ends at byte {end:,} of {pair.header.dtype} tokens. {RESTORE}"
             )
-        if self._sequences and pair.pointers[0] != 0 or end != pair.bin_bytes:
-            first = int(pair.pointers[0]) if self._sequences else 0
+        first = int(pair.pointers[0]) if self._sequences else 0
+        if first != 0 or end != pair.bin_bytes:
             raise ShardError(
-                f"{pair.bin}: {pair.bin_bytes:,} bytes, but the sequences of {pair.idx.name} go from byte {first:,} to {end:,}: not "
-                f"one after the other, or the pair does not belong together. If it does, {CONVERT}."
+                f"{pair.bin}: {pair.bin_bytes:,} bytes, but the sequences of {pair.idx.name} go from byte {first:,} to "
+                f"{end:,}: not one after the other, or the pair does not belong together. If it does, {CONVERT}."
             )
         self._checked = np.zeros(-(-pair.bin_bytes // BLOCK_BYTES), bool)  # the system gives memory for what is touched
         if self.tokens:
@@ -62,8 +62,8 @@ class _Part:
             return
         ending = sum(token == eod for token in last)
         raise ShardError(
-            f"{self.pair.bin}: {ending} of {len(last)} documents looked at end with the end-of-document id {eod}, the others with "
-            f"{', '.join(map(str, wrong[:5]))}. "
+            f"{self.pair.bin}: {ending} of {len(last)} documents looked at end with the end-of-document id {eod}, the others "
+            f"with {', '.join(map(str, wrong[:5]))}. "
             + (
                 f"If {wrong[0]} is the end of documents, name it in the tokenizer folder: eos_token of tokenizer_config.json. "
                 if not ending and len(wrong) == 1
@@ -90,7 +90,7 @@ class _Part:
 
     def _check_ids(self, start: int, stop: int) -> None:
         tokens, size = self.pair.tokens(start, stop), self._vocabulary.size
-        if 0 <= int(tokens.min()) and int(tokens.max()) < size:
+        if int(tokens.min()) >= 0 and int(tokens.max()) < size:
             return
         place = int(np.flatnonzero((tokens < 0) | (tokens >= size))[0])
         raise ShardError(
@@ -116,18 +116,14 @@ class _Part:
         wrong = np.flatnonzero((np.diff(pointers) != lengths * self._size) | (lengths < 0)) if last > first else [0]
         if len(wrong):
             self._refuse_order(first + int(wrong[0]))
-        if pair.modes[first:last].any():
-            number = first + int(np.flatnonzero(pair.modes[first:last])[0])
-            raise ShardError(
-                f"{pair.idx}: sequence {number:,} has mode {pair.modes[number]}: it is not text (a multimodal corpus). A language "
-                f"model reads text alone; moenda has no way to leave the rest out."
-            )
+        pair.check_modes(first, last)
         return int(pointers[0]), int(pointers[-1])
 
     def _refuse_order(self, sequence: int) -> None:
         raise ShardError(
-            f"{self.pair.idx}: sequence {max(sequence, 0):,} of {self._sequences:,} does not end where the next begins: damaged, or "
-            f"written by another program with gaps or in another order. If the file is whole, {CONVERT}; if not: {RESTORE}"
+            f"{self.pair.idx}: sequence {max(sequence, 0):,} of {self._sequences:,} does not end where the next begins: "
+            f"damaged, or written by another program with gaps or in another order. If the file is whole, {CONVERT}; "
+            f"if not: {RESTORE}"
         )
 
     def _check_document_ends(self, stops: np.ndarray) -> None:
@@ -138,9 +134,9 @@ class _Part:
         wrong = np.flatnonzero(tokens != self._vocabulary.eod_id)
         if len(wrong):
             raise ShardError(
-                f"{self.pair.bin}: the document that ends at token {stops[wrong[0]]:,} ends with id {tokens[wrong[0]]}, not with the "
-                f"end-of-document id {self._vocabulary.eod_id}, as others do. Damaged, or put together from files with and without "
-                f"--append-eod; {CONVERT}, with an end for each."
+                f"{self.pair.bin}: the document that ends at token {stops[wrong[0]]:,} ends with id {tokens[wrong[0]]}, not "
+                f"with the end-of-document id {self._vocabulary.eod_id}, as others do. Damaged, or put together from files "
+                f"with and without --append-eod; {CONVERT}, with an end for each."
             )
 
     def _document_start(self, number: int) -> int:
@@ -232,8 +228,8 @@ class MegatronShards(TokenStream):
     def open(cls, path: str | Path, tokenizer: str | Path, verify: bool = True) -> MegatronShards:
         """Open the pair of a prefix (or of its .bin or .idx), or all pairs of a folder in the order of their names.
 
-        `tokenizer`: the folder of the tokenizer that wrote the ids, for its vocabulary and end-of-document token. Time and memory
-        do not depend on the size of the corpus. Raises ShardError for what is missing, cut short, damaged, or not text.
+        `tokenizer`: the folder of the tokenizer that wrote the ids, for its vocabulary and end-of-document token. Time and
+        memory do not depend on the size of the corpus. Raises ShardError for what is missing, cut short, damaged, or not text.
         """
         vocabulary = read_vocabulary(tokenizer)
         folder, prefixes = megatron_prefixes(path)
@@ -245,7 +241,7 @@ class MegatronShards(TokenStream):
         return sum(len(lengths) for lengths in self.document_lengths())
 
     def document_spans(self, start: int, stop: int) -> Iterator[tuple[str, int, int, int]]:
-        """(name of the pair, number in it, first token, token after the last) of the documents with a token in [start, stop)."""
+        """(pair's name, number in it, first token, token after the last) of the documents with a token in [start, stop)."""
         for part, first, last, offset in self._within(start, stop):
             for number, low, high in part.document_spans(first, last):
                 yield part.name, number, low + offset, high + offset
@@ -285,7 +281,7 @@ def open_shards(path: str | Path, tokenizer: str | Path | None = None, verify: b
         return TokenShards.open(path, verify)
     if tokenizer is None:
         raise ShardError(
-            f"{path}: a Megatron corpus does not say which tokenizer wrote it. Name the tokenizer's folder: data.tokenizer in a "
-            f"run file, --tokenizer on the command line."
+            f"{path}: a Megatron corpus does not say which tokenizer wrote it. Name the tokenizer's folder: data.tokenizer in "
+            f"a run file, --tokenizer on the command line."
         )
     return MegatronShards.open(path, tokenizer, verify)

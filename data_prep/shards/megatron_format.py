@@ -7,7 +7,7 @@
            documents  int64 x entries: the first sequence of each document, then the number of sequences
            modes      int8 x sequences, in multimodal files only: 0 where a sequence is text
 
-A document is one sequence, or several where sentences were split. megatron-core writes the sequences one after the other without
+A document is one sequence, or several where sentences were split. megatron-core writes sequences one after the other without
 gaps, so a pointer is the sum of what lies before it. Nothing carries a checksum or names a tokenizer.
 """
 
@@ -117,8 +117,8 @@ class MegatronPair:
         """Empty where the file has none."""
         if self.documents[0] != 0 or self.documents[-1] != self.header.sequences:
             raise ShardError(
-                f"{self.idx}: damaged: its documents go from sequence {self.documents[0]:,} to {self.documents[-1]:,}, not from "
-                f"0 to {self.header.sequences:,}. {RESTORE}"
+                f"{self.idx}: damaged: its documents go from sequence {self.documents[0]:,} to {self.documents[-1]:,}, not "
+                f"from 0 to {self.header.sequences:,}. {RESTORE}"
             )
 
     @cached_property
@@ -144,6 +144,28 @@ class MegatronPair:
                 f"bytes of {self.bin.name}. {RESTORE}"
             )
         return self._data[start:stop].view(self.header.dtype)
+
+    def sequences(self, first: int, last: int) -> np.ndarray:
+        """Tokens of the sequences [first, last), joined, wherever their pointers say."""
+        size, lengths = self.header.dtype.itemsize, self.lengths[first:last].astype(np.int64)
+        if not len(lengths):
+            return np.empty(0, self.header.dtype)
+        pointers = self.pointers[first:last].astype(np.int64)
+        start, stop = int(pointers[0]), int(pointers[-1] + lengths[-1] * size)
+        in_a_row = (np.diff(pointers) == lengths[:-1] * size).all() and (lengths >= 0).all()
+        if in_a_row and start >= 0 and stop <= self.bin_bytes:
+            return self._data[start:stop].view(self.header.dtype)
+        return np.concatenate([self.sequence(index) for index in range(first, last)])
+
+    def check_modes(self, first: int, last: int) -> None:
+        """Raises ShardError when one of the sequences [first, last) is not text."""
+        modes = self.modes[first:last]
+        if modes.any():
+            number = int(np.flatnonzero(modes)[0])
+            raise ShardError(
+                f"{self.idx}: sequence {first + number:,} has mode {modes[number]}: it is not text (a multimodal corpus). "
+                f"Leave such sequences out with the program that wrote them."
+            )
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the .bin as it lies."""

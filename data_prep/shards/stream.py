@@ -89,7 +89,7 @@ class TokenStream:
             yield from part.document_lengths(most)
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[Part, int, int, int]]:
-        """(file, first token, token after the last, place of the file in the stream) of the files that [start, stop) touches."""
+        """(file, first token, token after the last, the file's place in the stream) of the files that [start, stop) touches."""
         index = max(0, bisect_right(self._starts, start) - 1)
         while start < stop and index < len(self._parts):
             offset, end = self._starts[index], min(stop, self._starts[index + 1])
