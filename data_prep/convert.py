@@ -48,13 +48,15 @@ def to_shards(
     if (output / "shards" / STAGE_FILE).exists():
         raise ConvertError(f"{output} holds a corpus that a recipe builds. Choose another output folder.")
     pairs = [MegatronPair(prefix) for prefix in megatron_prefixes(source)[1]]
-    _place_tokenizer(output / "tokenizer", tokenizer, eod_token)
+    new = _place_tokenizer(output / "tokenizer", tokenizer, eod_token)
     opened = CorpusTokenizer(output / "tokenizer", fast=False)
     same, probed = _probe(pairs, opened)
     if probed >= 8 and not same:
+        if new:
+            shutil.rmtree(output / "tokenizer")
         raise ConvertError(
             f"{tokenizer or output / 'tokenizer'}: not the tokenizer of {source}: of {probed} sequences decoded and encoded "
-            f"again, none gave the ids that are there. Remove {output / 'tokenizer'} and name the right one with --tokenizer."
+            f"again, none gave the ids that are there. Name the right one with --tokenizer."
         )
     tasks = [Task(f"part-{n:05d}", size, job) for n, (size, job) in enumerate(_jobs(pairs, output / "tokenizer"))]
     settings = {
@@ -71,19 +73,20 @@ def to_shards(
     return {**manifest, **counts, "folder": str(folder), "same": same, "probed": probed}
 
 
-def _place_tokenizer(folder: Path, tokenizer: Path | None, eod_token: str | None) -> None:
-    """Copy the tokenizer to where runs look for it, or make sure that it is the one that is there."""
+def _place_tokenizer(folder: Path, tokenizer: Path | None, eod_token: str | None) -> bool:
+    """Copy the tokenizer to where runs look for it, or make sure that it is the one that is there; whether it was copied."""
     there = folder / "tokenizer.json"
     if there.is_file():
         if tokenizer and tokenizer_fingerprint(tokenizers.find(tokenizer)) != tokenizer_fingerprint(there):
             raise ConvertError(f"{folder} is another tokenizer than {tokenizer}: all splits of a corpus share one.")
-        return
+        return False
     if tokenizer is None:
         raise ConvertError("a Megatron corpus does not say which tokenizer wrote it: name its folder with --tokenizer.")
     partial = folder.with_name(".tokenizer.partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizers.adopt(tokenizer, eod_token, partial)
     os.replace(partial, folder)
+    return True
 
 
 def _probe(pairs: list[MegatronPair], tokenizer: CorpusTokenizer) -> tuple[int, int]:

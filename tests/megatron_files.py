@@ -43,7 +43,8 @@ def write_tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = ["</s>", *(f"t{index}" for index in range(1, vocabulary))]
     model = {"type": "WordLevel", "vocab": {token: index for index, token in enumerate(tokens)}, "unk_token": "t1"}
-    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    described = {"version": "1.0", "model": model, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}}
+    (folder / "tokenizer.json").write_text(json.dumps(described))
     return folder
 
 

@@ -82,21 +82,30 @@ class _Part:
         return self.pair.tokens(start, stop)
 
     def _check(self, start: int, stop: int) -> None:
-        self._check_ids(start, stop)
         self._check_sequences(start, stop)
-        self._check_document_ends(self.document_starts_in(start + 1, stop + 1))
-        if stop == self.tokens:
-            self._check_document_ends(np.array([stop]))
+        self._check_tokens(start, stop)
 
-    def _check_ids(self, start: int, stop: int) -> None:
-        tokens, size = self.pair.tokens(start, stop), self._vocabulary.size
-        if int(tokens.min()) >= 0 and int(tokens.max()) < size:
-            return
-        place = int(np.flatnonzero((tokens < 0) | (tokens >= size))[0])
-        raise ShardError(
-            f"{self.pair.bin}: token {start + place:,} is {tokens[place]}, outside the tokenizer's vocabulary of {size:,} ids: "
-            f"another tokenizer than the one that wrote it, or a damaged file. Name the right tokenizer folder. {RESTORE}"
-        )
+    def _check_tokens(self, start: int, stop: int) -> None:
+        """Ids are of the vocabulary, and the last of each document is the end-of-document token."""
+        tokens, vocabulary = self.pair.tokens(start, stop), self._vocabulary
+        if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary.size:
+            place = int(np.flatnonzero((tokens < 0) | (tokens >= vocabulary.size))[0])
+            raise ShardError(
+                f"{self.pair.bin}: token {start + place:,} is {tokens[place]}, outside the tokenizer's vocabulary of "
+                f"{vocabulary.size:,} ids: another tokenizer than the one that wrote it, or a damaged file. Name the right "
+                f"tokenizer folder. {RESTORE}"
+            )
+        ends = self.document_starts_in(start + 1, stop + 1) - 1
+        if stop == self.tokens:
+            ends = np.append(ends, stop - 1)
+        wrong = np.flatnonzero(tokens[ends - start] != vocabulary.eod_id)
+        if len(wrong):
+            end = int(ends[wrong[0]])
+            raise ShardError(
+                f"{self.pair.bin}: the document that ends at token {end + 1:,} ends with id {tokens[end - start]}, not with "
+                f"the end-of-document id {vocabulary.eod_id}, as others do. Damaged, or put together from files with and "
+                f"without --append-eod; {CONVERT}, with an end for each."
+            )
 
     def _check_sequences(self, start: int, stop: int) -> None:
         """The sequences that hold the tokens [start, stop) follow each other; the pointers are ascending if they do."""
@@ -125,19 +134,6 @@ class _Part:
             f"damaged, or written by another program with gaps or in another order. If the file is whole, {CONVERT}; "
             f"if not: {RESTORE}"
         )
-
-    def _check_document_ends(self, stops: np.ndarray) -> None:
-        """The token before each of these positions is the end-of-document token."""
-        if not len(stops):
-            return
-        tokens = self.pair.tokens(0, self.tokens)[stops - 1]
-        wrong = np.flatnonzero(tokens != self._vocabulary.eod_id)
-        if len(wrong):
-            raise ShardError(
-                f"{self.pair.bin}: the document that ends at token {stops[wrong[0]]:,} ends with id {tokens[wrong[0]]}, not "
-                f"with the end-of-document id {self._vocabulary.eod_id}, as others do. Damaged, or put together from files "
-                f"with and without --append-eod; {CONVERT}, with an end for each."
-            )
 
     def _document_start(self, number: int) -> int:
         """First token of a document, or of the one after the last."""
@@ -195,11 +191,14 @@ class _Part:
         """Check everything from the first byte to the last; `progress(tokens done)`."""
         for first in range(0, self._sequences, _CHUNK):
             self._check_chain(first, min(first + _CHUNK, self._sequences))
+        before = 0
         for starts in self._document_table(_CHUNK):
-            self._check_document_ends(np.unique(starts)[1:])
+            if starts[0] != before:
+                self._refuse_order(0)
+            before = starts[-1]
         for start in range(0, self.tokens, _CHUNK):
             stop = min(start + _CHUNK, self.tokens)
-            self._check_ids(start, stop)
+            self._check_tokens(start, stop)
             progress(stop)
 
 
@@ -210,6 +209,8 @@ class MegatronShards(TokenStream):
     """
 
     text_bytes: None = None
+    cache: None = None
+    """No settings of a cache: pairs are read where they lie."""
 
     def __init__(self, folder: Path, parts: list[_Part], vocabulary: Vocabulary):
         super().__init__(parts, np.result_type(*(part.pair.header.dtype for part in parts)))

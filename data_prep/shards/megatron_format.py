@@ -93,7 +93,8 @@ class IndexHeader:
 
 
 class MegatronPair:
-    """One .bin and its .idx, memory-mapped. Opening reads the header, a few entries, and the samples of the fingerprint."""
+    """One .bin and its .idx. The index is memory-mapped. Tokens are read by place: pages of a map would count as the process's
+    memory, and a .bin cut short meanwhile would end the process. Opening reads the header and a few entries of the index."""
 
     def __init__(self, prefix: Path):
         """`prefix`: the path without .bin and .idx. Raises ShardError when a file is missing, cut short or damaged."""
@@ -103,12 +104,12 @@ class MegatronPair:
             self.bin_bytes, idx_bytes = self.bin.stat().st_size, self.idx.stat().st_size
             with self.idx.open("rb") as file:
                 self.header = IndexHeader.unpack(file.read(HEADER.size), idx_bytes, self.idx)
+                self._index = np.asarray(np.memmap(file, np.uint8, "r"))
+            self._file = self.bin.open("rb", buffering=0)
         except OSError as error:
             raise ShardError(
                 f"{error.filename}: {error.strerror}: a Megatron corpus is a .bin and a .idx of one name."
             ) from None
-        self._index = np.memmap(self.idx, np.uint8, "r")
-        self._data = np.memmap(self.bin, np.uint8, "r") if self.bin_bytes else np.empty(0, np.uint8)
         lengths, pointers, documents, modes = self.header.offsets
         self.lengths = self._index[lengths:pointers].view("<i4")
         self.pointers = self._index[pointers:documents].view("<i8")
@@ -127,12 +128,22 @@ class MegatronPair:
         the same for every copy on every host, in the same time for any size. Another corpus, another order or another tokenizer
         changes it; a few bytes changed in place may lie between the pieces, and no field of the format would tell."""
         digest = xxhash.xxh3_128(struct.pack("<QQ", self._index.size, self.bin_bytes))
-        for data in (self._index, self._data):
-            last = max(0, data.size - _SAMPLE_BYTES)
-            starts = {last * piece // (_SAMPLES - 1) for piece in range(_SAMPLES)}
-            for start in sorted(starts):
-                digest.update(data[start : start + _SAMPLE_BYTES])
+        for size, read in ((self._index.size, lambda start, stop: self._index[start:stop]), (self.bin_bytes, self._read)):
+            last = max(0, size - _SAMPLE_BYTES)
+            for start in sorted({last * piece // (_SAMPLES - 1) for piece in range(_SAMPLES)}):
+                digest.update(read(start, min(start + _SAMPLE_BYTES, size)))
         return digest.hexdigest()
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        """uint8: bytes [start, stop) of the .bin."""
+        out = np.empty(stop - start, np.uint8)
+        done = 0
+        while done < len(out):
+            count = os.preadv(self._file.fileno(), [out[done:]], start + done)
+            if not count:
+                raise ShardError(f"{self.bin}: cut short since it was opened: it ends at byte {start + done:,}. {RESTORE}")
+            done += count
+        return out
 
     def sequence(self, index: int) -> np.ndarray:
         """Tokens of one sequence, wherever its pointer says. Raises ShardError when that is outside of the .bin."""
@@ -143,7 +154,7 @@ class MegatronPair:
                 f"{self.idx}: sequence {index:,} has {length:,} tokens from byte {start:,}, outside of the {self.bin_bytes:,} "
                 f"bytes of {self.bin.name}. {RESTORE}"
             )
-        return self._data[start:stop].view(self.header.dtype)
+        return self._read(start, stop).view(self.header.dtype)
 
     def sequences(self, first: int, last: int) -> np.ndarray:
         """Tokens of the sequences [first, last), joined, wherever their pointers say."""
@@ -154,7 +165,7 @@ class MegatronPair:
         start, stop = int(pointers[0]), int(pointers[-1] + lengths[-1] * size)
         in_a_row = (np.diff(pointers) == lengths[:-1] * size).all() and (lengths >= 0).all()
         if in_a_row and start >= 0 and stop <= self.bin_bytes:
-            return self._data[start:stop].view(self.header.dtype)
+            return self._read(start, stop).view(self.header.dtype)
         return np.concatenate([self.sequence(index) for index in range(first, last)])
 
     def check_modes(self, first: int, last: int) -> None:
@@ -170,7 +181,7 @@ class MegatronPair:
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the .bin as it lies."""
         size = self.header.dtype.itemsize
-        return self._data[start * size : stop * size].view(self.header.dtype)
+        return self._read(start * size, stop * size).view(self.header.dtype)
 
     def document_sequences(self, start: int, stop: int) -> np.ndarray:
         """int64 [stop - start + 1] first sequence of each document in [start, stop), and the end of the last.

@@ -40,10 +40,12 @@ class TokenStream:
         self._borders = np.array(self._starts, dtype=np.int64)
         self.tokens = self._starts[-1]
 
-    def shard_spans(self) -> Iterator[tuple[str, int, int]]:
-        """(name, first token, token after the last) of each file in the stream."""
-        for part, (start, stop) in zip(self._parts, pairwise(self._starts), strict=True):
-            yield part.name, start, stop
+    def shard_spans(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, int, int]]:
+        """(name, first token, token after the last) of each file with tokens in [start, stop) of the stream, in order."""
+        stop = self.tokens if stop is None else stop
+        for part, (first, last) in zip(self._parts, pairwise(self._starts), strict=True):
+            if max(first, start) < min(last, stop):
+                yield part.name, first, last
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """A copy of the tokens [start, stop) of the stream, across the borders of files."""
@@ -87,6 +89,9 @@ class TokenStream:
         """int64 tokens of the documents in order, their end-of-document tokens included, at most `most` at a time."""
         for part in self._parts:
             yield from part.document_lengths(most)
+
+    def prefetch(self, starts: np.ndarray, sizes: np.ndarray) -> None:
+        """Nothing: the files are local."""
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[Part, int, int, int]]:
         """(file, first token, token after the last, the file's place in the stream) of the files that [start, stop) touches."""

@@ -147,8 +147,9 @@ def test_shards_come_back_identical(tmp_path, bpe):
     assert table["text_bytes"].to_pylist() == [len(text.encode()) for text in TEXTS]
 
 
-def test_text_bytes_without_a_byte_level_tokenizer_are_those_of_the_text(words, bpe):
-    plain, fast = CorpusTokenizer(words, fast=False), CorpusTokenizer(bpe, fast=False)
+def test_text_bytes_without_a_byte_level_tokenizer_are_those_of_the_text(tmp_path, words, bpe):
+    tokenizer.adopt(words, None, tmp_path)
+    plain, fast = CorpusTokenizer(tmp_path, fast=False), CorpusTokenizer(bpe, fast=False)
     ids, offsets = np.array([5, 17, 299, 3]), np.array([0, 2, 2, 4])
     assert plain.text_bytes(ids, offsets).tolist() == [len("t5 t17"), 0, len("t299 t3")]
     ids, offsets = fast.encode_batch([text.encode() for text in TEXTS])
@@ -196,6 +197,30 @@ def test_two_splits_share_a_tokenizer(tmp_path, words, bpe):
     with pytest.raises(convert.ConvertError, match="--tokenizer"):
         convert.to_shards(prefix, tmp_path / "new", None, None, "train", Runner(1))
     assert not (tmp_path / "new" / "shards").exists()
+
+
+def test_commands_take_a_megatron_corpus(tmp_path, words, capsys):
+    """verify, peek, pack, trace and takedown, with what they write beside the pair."""
+    documents = [[[n + 1, n + 2, EOD]] if n != 4 else [[]] for n in range(9)]
+    prefix = write_pair(tmp_path / "x", documents)
+    named = ["--tokenizer", str(words)]
+    assert main(["verify", str(prefix), *named]) == 0
+    assert "24 tokens, 8 documents" in capsys.readouterr().out
+    assert main(["peek", f"{prefix}.idx", "--skip", "1", "--count", "1", *named]) == 0
+    assert capsys.readouterr().out == "document 1: tokens 3 to 6, first ids [2, 3, 0]\nt2 t3\n\n"
+    assert main(["pack", str(prefix), "--length", "7", *named]) == 0
+    assert (tmp_path / "x.moenda" / "plans").is_dir()
+    assert Windows(open_shards(prefix, words), 7, "best_fit").tokens == 24
+    assert main(["takedown", str(prefix), "x#3", "--reason", "asked", *named]) == 0
+    capsys.readouterr()
+    assert main(["trace", str(prefix), "--window", "1", "--length", "8", *named]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0:3:2] for line in lines] == [["1", "x#2"], ["3", "x#3"], ["3", "x#5"], ["1", "x#6"]]
+    assert ["TAKEN DOWN" in line for line in lines] == [False, True, False, False]
+    assert main(["takedown", str(prefix), "x#4", "--reason", "empty, so not there", *named]) == 2
+    batch = Windows(open_shards(prefix, words), 8).read(np.array([1]))
+    assert batch.inputs[0].tolist() == [0, 0, 0, 0, 6, 7, 0, 7] and batch.real[0].tolist() == [False] * 3 + [True] * 5
+    assert main(["verify", str(prefix)]) == 2 and "--tokenizer" in capsys.readouterr().err
 
 
 def test_what_was_taken_down_does_not_leave(tmp_path, words):
