@@ -21,7 +21,9 @@ from data_prep.shards.takedown import read_takedowns
 from data_prep.shards.vocabulary import Vocabulary, read_vocabulary
 
 _CHUNK = 1 << 20
-"""Entries of a table that are checked together."""
+"""Tokens and sequences that are checked together."""
+_TABLE = 1 << 16
+"""Documents whose starts are read together: a document may have many sequences."""
 _SAMPLES = 16
 
 
@@ -33,13 +35,13 @@ class _Part:
         pair, size = self.pair, self.pair.header.dtype.itemsize
         self._size, self._sequences, self._entries = size, pair.header.sequences, pair.header.entries - 1
         self.tokens = pair.bin_bytes // size
-        end = int(pair.pointers[-1]) + int(pair.lengths[-1]) * size if self._sequences else 0
+        end = pair.pointers[-1] + pair.lengths[-1] * size if self._sequences else 0
         if pair.bin_bytes < end or pair.bin_bytes % size:
             raise ShardError(
                 f"{pair.bin}: cut short or of another .idx: {pair.bin_bytes:,} bytes, the last sequence of {pair.idx.name} "
                 f"ends at byte {end:,} of {pair.header.dtype} tokens. {RESTORE}"
             )
-        first = int(pair.pointers[0]) if self._sequences else 0
+        first = pair.pointers[0] if self._sequences else 0
         if first != 0 or end != pair.bin_bytes:
             raise ShardError(
                 f"{pair.bin}: {pair.bin_bytes:,} bytes, but the sequences of {pair.idx.name} go from byte {first:,} to "
@@ -137,21 +139,24 @@ class _Part:
 
     def _document_start(self, number: int) -> int:
         """First token of a document, or of the one after the last."""
-        return int(self._document_starts(number, number + 1)[0])
+        sequence = self.pair.documents[number]
+        if not 0 <= sequence <= self._sequences:
+            self.pair.document_sequences(number, number)
+        return self.tokens if sequence == self._sequences else self.pair.pointers[sequence] // self._size
 
     def _document_starts(self, first: int, last: int) -> np.ndarray:
         """int64 first tokens of the documents [first, last), empty ones too; number `documents` starts after the last token."""
-        sequences = self.pair.document_sequences(first, last - 1)
-        inside = np.searchsorted(sequences, self._sequences)
-        starts = np.full(len(sequences), self.tokens, np.int64)
-        if inside:
-            sequences = sequences[:inside]
-            in_a_row = (np.diff(sequences) == 1).all()  # one sequence each, as ever without sentence splits
-            pointers = self.pair.pointers[slice(sequences[0], sequences[-1] + 1) if in_a_row else sequences]
-            starts[:inside] = pointers.astype(np.int64) // self._size
+        parts = [self._some_starts(low, min(low + _TABLE, last)) for low in range(first, last, _TABLE)]
+        starts = np.concatenate(parts)
         if starts[0] < 0 or starts[-1] > self.tokens or (starts[1:] < starts[:-1]).any():
-            self._refuse_order(int(sequences[0]))
+            self._refuse_order(self.pair.documents[first])
         return starts
+
+    def _some_starts(self, first: int, last: int) -> np.ndarray:
+        sequences = self.pair.document_sequences(first, last - 1)
+        low = int(sequences[0])
+        pointers = np.append(self.pair.pointers[low : int(sequences[-1]) + 1], self.tokens * self._size)
+        return pointers[sequences - low] // self._size
 
     def document_starts_in(self, start: int, stop: int) -> np.ndarray:
         numbers = range(self._entries + 1)
@@ -162,7 +167,7 @@ class _Part:
         between = starts[low - edge : max(high, low) - edge]
         ordered = high >= low and (low == 0 or starts[0] < start) and (high > self._entries or starts[-1] >= stop)
         if not ordered or (len(between) and not start <= between[0] <= between[-1] < stop):
-            self._refuse_order(int(self.pair.documents[edge]))
+            self._refuse_order(self.pair.documents[edge])
         return np.unique(between[between < self.tokens])  # an empty document starts where the next one does
 
     def document_lengths(self, most: int) -> Iterator[np.ndarray]:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -34,6 +35,8 @@ _FLOATS = {6: "float64", 7: "float32"}
 RESTORE = "Copy the pair again from where it was written."
 CONVERT = "`python -m data_prep convert` makes moenda's shards of it"
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
+_BLOCK = 512
+"""Entries of a table that are read together."""
 
 
 def megatron_dtype(vocab_size: int) -> np.dtype:
@@ -92,34 +95,72 @@ class IndexHeader:
         return header
 
 
+class _Bytes:
+    """A file read by place. A map would count the pages that it ever touched as the process's memory, and end the process where
+    a file is cut short meanwhile."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = path.open("rb", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """uint8 [stop - start]. Raises ShardError when the file ends before."""
+        out, done = np.empty(stop - start, np.uint8), 0
+        while done < len(out):
+            count = os.preadv(self._file.fileno(), [out[done:]], start + done)
+            if not count:
+                raise ShardError(f"{self.path}: cut short since it was opened: it ends at byte {start + done:,}. {RESTORE}")
+            done += count
+        return out
+
+
+class _Table:
+    """Numbers in a file: one by one through a small cache, since a binary search meets the same ones again, or as slices."""
+
+    def __init__(self, file: _Bytes, offset: int, count: int, dtype: str):
+        self._file, self._offset, self._count, self._dtype = file, offset, count, np.dtype(dtype)
+        self._block = lru_cache(64)(lambda block: self[block * _BLOCK : (block + 1) * _BLOCK])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self._count)
+            size = self._dtype.itemsize
+            return self._file.read(self._offset + start * size, self._offset + max(start, stop) * size).view(self._dtype)
+        block, place = divmod(range(self._count)[index], _BLOCK)
+        return int(self._block(block)[place])
+
+
 class MegatronPair:
-    """One .bin and its .idx. The index is memory-mapped. Tokens are read by place: pages of a map would count as the process's
-    memory, and a .bin cut short meanwhile would end the process. Opening reads the header and a few entries of the index."""
+    """One .bin and its .idx. Opening reads the header and a few entries of the index."""
 
     def __init__(self, prefix: Path):
         """`prefix`: the path without .bin and .idx. Raises ShardError when a file is missing, cut short or damaged."""
         self.prefix = prefix
         self.idx, self.bin = _with_suffix(prefix, ".idx"), _with_suffix(prefix, ".bin")
         try:
-            self.bin_bytes, idx_bytes = self.bin.stat().st_size, self.idx.stat().st_size
-            with self.idx.open("rb") as file:
-                self.header = IndexHeader.unpack(file.read(HEADER.size), idx_bytes, self.idx)
-                self._index = np.asarray(np.memmap(file, np.uint8, "r"))
-            self._file = self.bin.open("rb", buffering=0)
+            self._data, self._index = _Bytes(self.bin), _Bytes(self.idx)
         except OSError as error:
             raise ShardError(
                 f"{error.filename}: {error.strerror}: a Megatron corpus is a .bin and a .idx of one name."
             ) from None
+        self.bin_bytes = self._data.size
+        start = self._index.read(0, min(HEADER.size, self._index.size)).tobytes()
+        self.header = IndexHeader.unpack(start, self._index.size, self.idx)
+        sequences, entries = self.header.sequences, self.header.entries
         lengths, pointers, documents, modes = self.header.offsets
-        self.lengths = self._index[lengths:pointers].view("<i4")
-        self.pointers = self._index[pointers:documents].view("<i8")
-        self.documents = self._index[documents:modes].view("<i8")
-        self.modes = self._index[modes:].view(np.int8)
+        self.lengths = _Table(self._index, lengths, sequences, "<i4")
+        self.pointers = _Table(self._index, pointers, sequences, "<i8")
+        self.documents = _Table(self._index, documents, entries, "<i8")
+        self.modes = _Table(self._index, modes, self._index.size - modes, "i1")
         """Empty where the file has none."""
-        if self.documents[0] != 0 or self.documents[-1] != self.header.sequences:
+        if self.documents[0] != 0 or self.documents[-1] != sequences:
             raise ShardError(
                 f"{self.idx}: damaged: its documents go from sequence {self.documents[0]:,} to {self.documents[-1]:,}, not "
-                f"from 0 to {self.header.sequences:,}. {RESTORE}"
+                f"from 0 to {sequences:,}. {RESTORE}"
             )
 
     @cached_property
@@ -127,34 +168,23 @@ class MegatronPair:
         """xxh3-128 (hex) of both sizes and of 32 pieces of 4 KiB, evenly spread from the first byte to the last, of each file:
         the same for every copy on every host, in the same time for any size. Another corpus, another order or another tokenizer
         changes it; a few bytes changed in place may lie between the pieces, and no field of the format would tell."""
-        digest = xxhash.xxh3_128(struct.pack("<QQ", self._index.size, self.bin_bytes))
-        for size, read in ((self._index.size, lambda start, stop: self._index[start:stop]), (self.bin_bytes, self._read)):
-            last = max(0, size - _SAMPLE_BYTES)
+        digest = xxhash.xxh3_128(struct.pack("<QQ", self._index.size, self._data.size))
+        for file in (self._index, self._data):
+            last = max(0, file.size - _SAMPLE_BYTES)
             for start in sorted({last * piece // (_SAMPLES - 1) for piece in range(_SAMPLES)}):
-                digest.update(read(start, min(start + _SAMPLE_BYTES, size)))
+                digest.update(file.read(start, min(start + _SAMPLE_BYTES, file.size)))
         return digest.hexdigest()
-
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        """uint8: bytes [start, stop) of the .bin."""
-        out = np.empty(stop - start, np.uint8)
-        done = 0
-        while done < len(out):
-            count = os.preadv(self._file.fileno(), [out[done:]], start + done)
-            if not count:
-                raise ShardError(f"{self.bin}: cut short since it was opened: it ends at byte {start + done:,}. {RESTORE}")
-            done += count
-        return out
 
     def sequence(self, index: int) -> np.ndarray:
         """Tokens of one sequence, wherever its pointer says. Raises ShardError when that is outside of the .bin."""
-        start, length = int(self.pointers[index]), int(self.lengths[index])
+        start, length = self.pointers[index], self.lengths[index]
         stop = start + length * self.header.dtype.itemsize
         if length < 0 or start < 0 or stop > self.bin_bytes:
             raise ShardError(
                 f"{self.idx}: sequence {index:,} has {length:,} tokens from byte {start:,}, outside of the {self.bin_bytes:,} "
                 f"bytes of {self.bin.name}. {RESTORE}"
             )
-        return self._read(start, stop).view(self.header.dtype)
+        return self._data.read(start, stop).view(self.header.dtype)
 
     def sequences(self, first: int, last: int) -> np.ndarray:
         """Tokens of the sequences [first, last), joined, wherever their pointers say."""
@@ -165,7 +195,7 @@ class MegatronPair:
         start, stop = int(pointers[0]), int(pointers[-1] + lengths[-1] * size)
         in_a_row = (np.diff(pointers) == lengths[:-1] * size).all() and (lengths >= 0).all()
         if in_a_row and start >= 0 and stop <= self.bin_bytes:
-            return self._read(start, stop).view(self.header.dtype)
+            return self._data.read(start, stop).view(self.header.dtype)
         return np.concatenate([self.sequence(index) for index in range(first, last)])
 
     def check_modes(self, first: int, last: int) -> None:
@@ -181,7 +211,7 @@ class MegatronPair:
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the .bin as it lies."""
         size = self.header.dtype.itemsize
-        return self._read(start * size, stop * size).view(self.header.dtype)
+        return self._data.read(start * size, stop * size).view(self.header.dtype)
 
     def document_sequences(self, start: int, stop: int) -> np.ndarray:
         """int64 [stop - start + 1] first sequence of each document in [start, stop), and the end of the last.
