@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import islice, product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,7 +35,8 @@ VOCABULARY = 50_000
 
 def write_tokenizer(folder: Path) -> Path:
     folder.mkdir()
-    vocabulary = {f"Ġw{index}": index for index in range(1, VOCABULARY)} | {"</s>": 0}
+    words = ["".join(letters) for letters in islice(product("abcdefghijklmnopqrstuvwxyz", repeat=4), VOCABULARY - 1)]
+    vocabulary = {"</s>": 0} | {f"Ġ{word}": index for index, word in enumerate(words, 1)}
     described = {"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "</s>"}}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     described |= {"added_tokens": [], "pre_tokenizer": byte_level, "decoder": byte_level}

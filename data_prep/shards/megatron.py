@@ -54,7 +54,7 @@ class _Part:
     def _check_ends(self) -> None:
         """Whether documents end with the end-of-document token, on a few of them: the whole corpus is of one kind."""
         numbers = sorted({(self._entries - 1) * sample // (_SAMPLES - 1) for sample in range(_SAMPLES)})
-        stops = sorted({self._document_start(number + 1) for number in numbers} - {0})
+        stops = sorted({int(self._document_starts(number + 1, number + 2)[0]) for number in numbers} - {0})
         for stop in stops:
             self._check_sequences(stop - 1, stop)
         last = [int(self.pair.tokens(stop - 1, stop)[0]) for stop in stops]
@@ -137,12 +137,13 @@ class _Part:
             f"if not: {RESTORE}"
         )
 
-    def _document_start(self, number: int) -> int:
-        """First token of a document, or of the one after the last."""
-        sequence = self.pair.documents[number]
-        if not 0 <= sequence <= self._sequences:
-            self.pair.document_sequences(number, number)
-        return self.tokens if sequence == self._sequences else self.pair.pointers[sequence] // self._size
+    def _first_document(self, token: int) -> int:
+        """The first document that starts at `token` or behind it."""
+        sequence = bisect_left(self.pair.pointers, token * self._size)
+        documents, guess = self.pair.documents, min(sequence, self._entries)
+        if documents[guess] == sequence and (guess == 0 or documents[guess - 1] < sequence):
+            return guess  # one sequence each, as ever without sentence splits
+        return bisect_left(documents, sequence)
 
     def _document_starts(self, first: int, last: int) -> np.ndarray:
         """int64 first tokens of the documents [first, last), empty ones too; number `documents` starts after the last token."""
@@ -159,13 +160,11 @@ class _Part:
         return pointers[sequences - low] // self._size
 
     def document_starts_in(self, start: int, stop: int) -> np.ndarray:
-        numbers = range(self._entries + 1)
-        low = bisect_left(numbers, start, key=self._document_start)
-        high = bisect_left(numbers, stop, key=self._document_start)
+        low, high = self._first_document(start), self._first_document(stop)
         edge = max(low - 1, 0)
         starts = self._document_starts(edge, min(high, self._entries) + 1)
         between = starts[low - edge : max(high, low) - edge]
-        ordered = high >= low and (low == 0 or starts[0] < start) and (high > self._entries or starts[-1] >= stop)
+        ordered = high >= low and (low == 0 or starts[0] < start) and starts[-1] >= min(stop, self.tokens)
         if not ordered or (len(between) and not start <= between[0] <= between[-1] < stop):
             self._refuse_order(self.pair.documents[edge])
         return np.unique(between[between < self.tokens])  # an empty document starts where the next one does
@@ -182,7 +181,7 @@ class _Part:
 
     def document_spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(number, first token, token after the last) of the documents with a token in [start, stop), empty ones left out."""
-        number = max(bisect_right(range(self._entries + 1), start, key=self._document_start) - 1, 0)
+        number = self._first_document(start + 1) - 1  # the last that starts at `start` or before: it has a token
         while number < self._entries:
             starts = self._document_starts(number, min(number + _CHUNK, self._entries) + 1).tolist()
             for index in range(len(starts) - 1):

@@ -130,8 +130,10 @@ class _Table:
             start, stop, _ = index.indices(self._count)
             size = self._dtype.itemsize
             return self._file.read(self._offset + start * size, self._offset + max(start, stop) * size).view(self._dtype)
-        block, place = divmod(range(self._count)[index], _BLOCK)
-        return int(self._block(block)[place])
+        index += self._count if index < 0 else 0
+        if not 0 <= index < self._count:
+            raise IndexError(f"entry {index} of {self._count}")
+        return int(self._block(index // _BLOCK)[index % _BLOCK])
 
 
 class MegatronPair:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards.fingerprint import tokenizer_fingerprint
+from data_prep.shards.fingerprint import fingerprint_of, load_tokenizer
 from data_prep.shards.format import ShardError
 
 KNOWN_EOD = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
@@ -36,11 +36,11 @@ def read_vocabulary(folder: str | Path, eod_token: str | None = None) -> Vocabul
         raise ShardError(
             f"{folder}: no tokenizer.json. `AutoTokenizer.from_pretrained(...).save_pretrained(folder)` writes one."
         )
-    fingerprint = tokenizer_fingerprint(file)
-    ids = _ids(json.loads(file.read_text(encoding="utf-8")), file)
+    tokenizer = load_tokenizer(file)
+    ids = _ids(tokenizer, file)
     for token in [eod_token] if eod_token else [_declared_eod(file.with_name("tokenizer_config.json")), *KNOWN_EOD]:
         if token in ids:
-            return Vocabulary(max(ids.values()) + 1, ids[token], fingerprint)
+            return Vocabulary(max(ids.values()) + 1, ids[token], fingerprint_of(tokenizer))
     asked = f'"{eod_token}" is not in its vocabulary' if eod_token else "it declares no end-of-sequence token"
     raise ShardError(
         f'{file}: {asked}, so documents have no end. Put {{"eos_token": "..."}} with the end-of-document token of these '
