@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -277,13 +278,15 @@ def is_megatron(path: str | Path) -> bool:
     return any(path.with_name(f"{prefix_of(path).name}{suffix}").is_file() for suffix in (".idx", ".bin"))
 
 
-def open_shards(path: str | Path, tokenizer: str | Path | None = None, verify: bool = True) -> TokenShards | MegatronShards:
+def open_shards(
+    path: str | Path, tokenizer: str | Path | None = None, verify: bool = True, **options: Any
+) -> TokenShards | MegatronShards:
     """Open whatever a path names: a folder of token shards, or a Megatron corpus, which needs its tokenizer's folder.
 
-    Raises ShardError for what is missing, half-written or damaged.
+    `options`: further ones of TokenShards.open; a Megatron corpus has none. Raises ShardError for what is missing, half-written or damaged.
     """
     if not is_megatron(path):
-        return TokenShards.open(path, verify)
+        return TokenShards.open(path, verify, **options)
     if tokenizer is None:
         raise ShardError(
             f"{path}: a Megatron corpus does not say which tokenizer wrote it. Name the tokenizer's folder: data.tokenizer in "

@@ -125,6 +125,23 @@ def test_sequences_with_gaps_and_in_any_order_are_read_by_their_pointers(tmp_pat
     assert stream_of(TokenShards.open(tmp_path / "out" / "shards" / "train")) == joined(documents)
 
 
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(["type_8", "type_4", "sentences", "empty_documents"]), data=st.data())
+def test_damaged_pairs_are_refused_or_converted(tmp_path_factory, words, name, data):
+    place = tmp_path_factory.mktemp("damaged")
+    (place / "x.bin").write_bytes((GOLDEN / f"{name}.bin").read_bytes())
+    raw = bytearray((GOLDEN / f"{name}.idx").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    (place / "x.idx").write_bytes(raw)
+    try:
+        to_ours(place / "x", place / "out", words)
+    except ValueError:
+        assert not (place / "out" / "shards" / "train" / "manifest.json").exists()
+        return
+    TokenShards.open(place / "out" / "shards" / "train").verify_all()
+
+
 def write_text_shards(folder: Path, tokenizer_folder: Path) -> TokenShards:
     opened = CorpusTokenizer(tokenizer_folder, fast=False)
     folder.mkdir(parents=True)
