@@ -283,7 +283,8 @@ def open_shards(
 ) -> TokenShards | MegatronShards:
     """Open whatever a path names: a folder of token shards, or a Megatron corpus, which needs its tokenizer's folder.
 
-    `options`: further ones of TokenShards.open; a Megatron corpus has none. Raises ShardError for what is missing, half-written or damaged.
+    `options`: further ones of TokenShards.open; a Megatron corpus has none. Raises ShardError for what is missing, half-written
+    or damaged.
     """
     if not is_megatron(path):
         return TokenShards.open(path, verify, **options)
