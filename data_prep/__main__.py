@@ -1,4 +1,4 @@
-"""Corpus building: python -m data_prep run | peek | pack | trace | takedown | verify | schema."""
+"""Corpus building: python -m data_prep run | peek | pack | trace | takedown | verify | convert | schema."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_prep.ranks import Ranks
 
+TOKENIZER_HELP = "folder of the tokenizer that wrote it, where a Megatron corpus is named"
 SET_ASIDE = 3
 """Exit code of a build that finished, but set some inputs aside."""
 
@@ -52,10 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     peek.add_argument("--count", type=int, default=3)
     peek.add_argument("--skip", type=int, default=0)
     peek.add_argument("--characters", type=int, default=500, help="of each text")
+    peek.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     peek.set_defaults(run_command=_peek)
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards and its plans")
     verify.add_argument("shards", type=Path)
+    verify.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     verify.set_defaults(run_command=_verify)
 
     pack = commands.add_parser("pack", help="write plans of documents in context windows, and say what each way costs")
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("--max-documents", type=int, metavar="N", help="most documents in a window of best_fit")
     pack.add_argument("--dry-run", action="store_true", help="write nothing, say only what each way would cost")
+    pack.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     pack.set_defaults(run_command=_pack)
 
     trace = commands.add_parser("trace", help="list the documents of a context window, with source, licence and URL")
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--length", type=int, required=True, help="tokens in a window (data.sequence_length of the run)")
     trace.add_argument("--way", choices=ways, default="concatenate", help="the run's packing (default: concatenate)")
     trace.add_argument("--max-documents", type=int, metavar="N", help="the cap of the run's plan")
+    trace.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     trace.set_defaults(run_command=_trace)
 
     takedown = commands.add_parser("takedown", help="tombstone documents: training masks them, nothing else changes")
@@ -82,7 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     takedown.add_argument("ids", nargs="*", help="ids of documents")
     takedown.add_argument("--url", action="append", default=[], metavar="PATTERN", help="all with such a URL: https://x.org/*")
     takedown.add_argument("--reason", required=True, help="kept in the ledger, with the time")
+    takedown.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     takedown.set_defaults(run_command=_takedown)
+
+    convert = commands.add_parser("convert", help="Megatron's .bin and .idx to token shards, or token shards to a pair of them")
+    convert.add_argument("source", type=Path, help="a Megatron prefix or a folder of pairs; or a folder of shards")
+    convert.add_argument("output", type=Path, help="the corpus folder, for shards and tokenizer; or the new pair's prefix")
+    convert.add_argument("--to", choices=["moenda", "megatron"], help="which of the two is meant (default: the other form)")
+    convert.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
+    convert.add_argument("--eod-token", help="its end-of-document token, if it declares none")
+    convert.add_argument("--split", choices=["train", "validation"], default="train", help="which shards of the corpus folder")
+    convert.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
+    convert.add_argument("--rebuild", action="store_true", help="replace shards that were made of another source")
+    convert.set_defaults(run_command=_convert)
 
     schema = commands.add_parser("schema", help="write the JSON Schema of recipes")
     schema.add_argument("file", type=Path, nargs="?", default=Path("data_prep/recipes/recipe.schema.json"))
@@ -118,8 +135,9 @@ def _build(options: argparse.Namespace, others: Ranks | None) -> int:
 
 def _peek(options: argparse.Namespace) -> int:
     from data_prep.document import SUFFIX, read_records
+    from data_prep.shards.megatron import is_megatron
 
-    if (options.path / "manifest.json").is_file():
+    if (options.path / "manifest.json").is_file() or is_megatron(options.path):
         return _peek_shards(options)
     if options.path.is_dir():
         return _peek_stage(options)
@@ -148,27 +166,29 @@ def _peek_stage(options: argparse.Namespace) -> int:
 
 
 def _peek_shards(options: argparse.Namespace) -> int:
-    from data_prep.shards import TokenShards
-    from data_prep.tokenizer import CorpusTokenizer
+    from tokenizers import Tokenizer
 
-    shards = TokenShards.open(options.path)
-    folder = options.path.resolve().parent.parent / "tokenizer"
-    tokenizer = CorpusTokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    from data_prep.shards import open_shards
+
+    shards = open_shards(options.path, options.tokenizer)
+    file = (options.tokenizer or options.path.resolve().parent.parent / "tokenizer") / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
     starts = [*shards.document_starts().tolist(), shards.tokens]
     for index in range(options.skip, min(options.skip + options.count, shards.documents)):
         ids = shards.read(starts[index], starts[index + 1])
         print(f"document {index}: tokens {starts[index]} to {starts[index + 1]}, first ids {ids[:12].tolist()}")
-        print(tokenizer.decode(ids[:-1].tolist())[: options.characters] if tokenizer else "", end="\n\n")
+        text = tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) if tokenizer else ""
+        print(text[: options.characters], end="\n\n")
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from data_prep.shards import TokenShards
+    from data_prep.shards import open_shards
     from data_prep.shards.plan import PlanFile
 
-    shards = TokenShards.open(options.shards)
+    shards = open_shards(options.shards, options.tokenizer)
     with tqdm(total=shards.tokens, unit="tok", unit_scale=True, desc="verify") as bar:
         shards.verify_all(lambda done, _: bar.update(done - bar.n))
     print(
@@ -182,9 +202,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _pack(options: argparse.Namespace) -> int:
     from data_prep import packing
-    from data_prep.shards import TokenShards
+    from data_prep.shards import open_shards
 
-    shards = TokenShards.open(options.shards)
+    shards = open_shards(options.shards, options.tokenizer)
     print(f"{shards.documents:,} documents, {shards.tokens:,} tokens")
     line = "{:>8} {:<18}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
     print(line.format(*packing.COLUMNS, "seconds", "file"))
@@ -202,9 +222,9 @@ def _pack(options: argparse.Namespace) -> int:
 
 def _trace(options: argparse.Namespace) -> int:
     from data_prep import history
-    from data_prep.shards import TokenShards, Windows
+    from data_prep.shards import Windows, open_shards
 
-    shards = TokenShards.open(options.shards)
+    shards = open_shards(options.shards, options.tokenizer)
     windows = Windows(shards, options.length, options.way, max_documents=options.max_documents)
     for row in history.of_window(windows, options.window):
         gone = "   TAKEN DOWN" if shards.takedowns.count(row["start"], row["start"] + 1) else ""
@@ -218,10 +238,30 @@ def _takedown(options: argparse.Namespace) -> int:
 
     if not options.ids and not options.url:
         raise ValueError("name what is to be taken down: ids of documents, or --url PATTERN.")
-    found = history.take_down(options.shards, options.ids, options.url, options.reason)
+    found = history.take_down(options.shards, options.ids, options.url, options.reason, options.tokenizer)
     for document in found:
         print(f"{document['tokens']:>8} tokens   {document['id']}   {document['url'] or ''}")
     print(f"{len(found)} documents taken down; runs mask them from their next start or resume on.")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from data_prep import convert
+    from data_prep.stage import Runner
+
+    ours = convert.is_ours(options.source)
+    if options.to and (options.to == "megatron") != ours:
+        raise ValueError(
+            f"{options.source}: {'already' if ours else 'not'} a folder of token shards, so not to be made {options.to}."
+        )
+    if ours:
+        summary = convert.to_megatron(options.source, options.output)
+    else:
+        with Runner(options.workers, options.rebuild) as runner:
+            summary = convert.to_shards(
+                options.source, options.output, options.tokenizer, options.eod_token, options.split, runner
+            )
+    print(convert.describe(summary))
     return 0
 
 

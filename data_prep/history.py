@@ -12,16 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.shards import ShardError, TokenShards, Windows
+from data_prep.shards import MegatronShards, ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.takedown import write_takedowns
 
 COLUMNS = ["id", "source", "licence", "url", "start", "tokens"]
 
 
-def documents(shards: TokenShards, spans: list[tuple[int, int]] | None = None) -> Iterator[dict[str, Any]]:
+def documents(shards: TokenShards | MegatronShards, spans: list[tuple[int, int]] | None = None) -> Iterator[dict[str, Any]]:
     """Histories of the documents with a token in one of the (start, stop) spans of the stream, or of all documents, in the
     stream's order; `start` is the document's first token in the stream."""
     wanted = np.array([(0, shards.tokens)] if spans is None else sorted(spans), np.int64).reshape(-1, 2)
+    if isinstance(shards, MegatronShards):
+        yield from _megatron_documents(shards, wanted)
+        return
     for name, first, last in shards.shard_spans():
         here = wanted[(wanted[:, 1] > first) & (wanted[:, 0] < last)] - first
         if not len(here):
@@ -38,6 +41,17 @@ def documents(shards: TokenShards, spans: list[tuple[int, int]] | None = None) -
                 yield row | {"start": row["start"] + first}
 
 
+def _megatron_documents(shards: MegatronShards, spans: np.ndarray) -> Iterator[dict[str, Any]]:
+    """A Megatron corpus knows no more of a document than its pair and its number there."""
+    last = -1
+    for start, stop in spans.tolist():
+        for name, number, begin, end in shards.document_spans(start, stop):
+            if begin > last:
+                facts = {"id": f"{name}#{number}", "source": name, "licence": None, "url": None}
+                yield facts | {"start": begin, "tokens": end - begin}
+                last = begin
+
+
 def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
     """Documents of a window, each with `in_window`: how many of its tokens are inputs there."""
     if not 0 <= index < len(windows):
@@ -51,12 +65,15 @@ def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
     return found
 
 
-def take_down(folder: Path, ids: list[str], url_patterns: list[str], reason: str) -> list[dict[str, Any]]:
-    """Tombstone documents by id or by URL pattern (* and ?, as in file names); returns those newly taken down.
+def take_down(
+    folder: Path, ids: list[str], url_patterns: list[str], reason: str, tokenizer: Path | None = None
+) -> list[dict[str, Any]]:
+    """Tombstone documents by id or by URL pattern (* and ?, as in file names); returns those newly taken down. `tokenizer`: the
+    folder of a Megatron corpus's.
 
     Raises ValueError when an id is not in these shards, or a pattern matches nothing.
     """
-    shards = TokenShards.open(folder)
+    shards = open_shards(folder, tokenizer)
     gone = {d["id"] for entry in shards.takedowns.entries for d in entry["documents"]}
     wanted, found, matched = set(ids), [], set()
     for row in documents(shards):
@@ -72,5 +89,5 @@ def take_down(folder: Path, ids: list[str], url_patterns: list[str], reason: str
     if found:
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         entry = {"time": time, "reason": reason, "request": [*ids, *url_patterns], "documents": found}
-        write_takedowns(folder, shards.fingerprint, [*shards.takedowns.entries, entry])
+        write_takedowns(shards.folder, shards.fingerprint, [*shards.takedowns.entries, entry])
     return found

@@ -72,7 +72,7 @@ def _tokenise(
 ) -> dict[str, Any]:
     with ExitStack() as stack:
         outputs = {
-            split: stack.enter_context(_ShardSequence(folder / split, name, tokenizer, tokens_per_shard)) for split in SPLITS
+            split: stack.enter_context(ShardSequence(folder / split, name, tokenizer, tokens_per_shard)) for split in SPLITS
         }
         behind = stack.enter_context(_Behind())
         for number, (records, texts) in enumerate(_ahead(_batches(part))):
@@ -90,7 +90,7 @@ def _tokenise(
 
 
 def _add(
-    outputs: dict[str, _ShardSequence],
+    outputs: dict[str, ShardSequence],
     splits: list[str],
     records: list[dict[str, Any]],
     sizes: list[int],
@@ -152,8 +152,8 @@ class _Behind:
 
 
 @dataclass
-class _ShardSequence:
-    """The shards that one part fills in one split, one after the other."""
+class ShardSequence:
+    """The shards that one part fills in a folder, one after the other; a context manager."""
 
     folder: Path
     part: str
@@ -165,7 +165,7 @@ class _ShardSequence:
     _writer: ShardWriter | None = None
     _history: list[pa.RecordBatch] = field(default_factory=list)
 
-    def __enter__(self) -> _ShardSequence:
+    def __enter__(self) -> ShardSequence:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from data_prep.fast_tokenizer import EngineDiffers, first_difference, open_fast
 from data_prep.shards import tokenizer_fingerprint
+from data_prep.shards.vocabulary import KNOWN_EOD
 
 DEFAULT_EOD = "<|endoftext|>"
-KNOWN_EOD = (DEFAULT_EOD, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -72,6 +73,32 @@ class CorpusTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens included."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def text_bytes(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """int64 UTF-8 bytes of the text that each ids[offsets[i]:offsets[i + 1]] decodes to.
+
+        A byte-level token stands for as many bytes as it has characters (Radford et al. 2019), so no text is made; of other
+        tokenizers it is."""
+        if self._token_bytes is not None:
+            ends = np.concatenate([[0], np.cumsum(self._token_bytes[ids], dtype=np.int64)])
+            return ends[offsets[1:]] - ends[offsets[:-1]]
+        texts = self._tokenizer.decode_batch(
+            [part.tolist() for part in np.split(ids, offsets[1:-1])], skip_special_tokens=False
+        )
+        return np.array([len(text.encode()) for text in texts], np.int64)
+
+    @cached_property
+    def _token_bytes(self) -> np.ndarray | None:
+        """int64 [vocab_size] bytes of each token of a byte-level tokenizer, None for others."""
+        added = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
+        tokens = {i: t for t, i in self._tokenizer.get_vocab(with_added_tokens=True).items() if i not in added}
+        alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+        if not isinstance(self._tokenizer.decoder, decoders.ByteLevel) or not set().union(*tokens.values()) <= alphabet:
+            return None
+        sizes = np.zeros(self.vocab_size, np.int64)
+        sizes[list(tokens)] = [len(token) for token in tokens.values()]
+        sizes[list(added)] = [len(content.encode()) for content in added.values()]
+        return sizes
 
 
 def train(texts: Iterable[str], vocab_size: int, eod_token: str | None, folder: Path) -> None:

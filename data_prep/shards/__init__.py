@@ -6,18 +6,24 @@ numpy, xxhash and the standard library only; fsspec where shards are remote.
 from data_prep.shards.cache import CacheSettings
 from data_prep.shards.fingerprint import tokenizer_fingerprint
 from data_prep.shards.format import ShardError, ShardHeader, token_dtype
+from data_prep.shards.megatron import MegatronShards, open_shards
+from data_prep.shards.megatron_format import MegatronWriter, megatron_dtype
 from data_prep.shards.reader import TokenShards
 from data_prep.shards.windows import WindowBatch, Windows
 from data_prep.shards.writer import ShardWriter, write_manifest
 
 __all__ = [
     "CacheSettings",
+    "MegatronShards",
+    "MegatronWriter",
     "ShardError",
     "ShardHeader",
     "ShardWriter",
     "TokenShards",
     "WindowBatch",
     "Windows",
+    "megatron_dtype",
+    "open_shards",
     "token_dtype",
     "tokenizer_fingerprint",
     "write_manifest",

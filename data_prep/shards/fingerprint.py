@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from data_prep.shards.format import ShardError
 
@@ -12,12 +13,22 @@ from data_prep.shards.format import ShardError
 def tokenizer_fingerprint(tokenizer_json: str | Path) -> str:
     """SHA-256 (hex) over what a tokenizer.json says about ids: canonical JSON without its truncation and padding settings,
     which change with every use and no id. Raises ShardError when the file is not a tokenizer."""
+    return fingerprint_of(load_tokenizer(tokenizer_json))
+
+
+def load_tokenizer(tokenizer_json: str | Path) -> dict[str, Any]:
+    """The content of a tokenizer.json. Raises ShardError when the file is not a tokenizer."""
     try:
         content = json.loads(Path(tokenizer_json).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ShardError(f"{tokenizer_json}: not a readable tokenizer.json: {error}") from None
     if not isinstance(content, dict) or "model" not in content:
         raise ShardError(f'{tokenizer_json}: not a tokenizer.json (it has no "model").')
-    canonical = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+    return content
+
+
+def fingerprint_of(tokenizer: dict[str, Any]) -> str:
+    """`tokenizer_fingerprint` of a tokenizer.json's content."""
+    canonical = {key: value for key, value in tokenizer.items() if key not in ("truncation", "padding")}
     text = json.dumps(canonical, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

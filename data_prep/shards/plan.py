@@ -262,7 +262,7 @@ class PlanWriter:
         self._pending = bytearray()
 
     def __enter__(self) -> PlanWriter:
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = open(self._partial, "wb")
         self._windows = tempfile.TemporaryFile(dir=self.path.parent)
         self._file.write(bytes(HEADER_BYTES))

@@ -77,6 +77,7 @@ def read_takedowns(folder: str | Path, fingerprint: str, cache: CacheSettings | 
 
 def write_takedowns(folder: Path, fingerprint: str, entries: list[dict[str, Any]]) -> None:
     """Write the ledger whole or not at all."""
+    folder.mkdir(exist_ok=True)
     partial = folder / f".{LEDGER}.{os.getpid()}.partial"
     with partial.open("w", encoding="utf-8") as file:
         file.write(manifest_text({"format": "moenda takedowns", "version": 1, "fingerprint": fingerprint, "entries": entries}))
