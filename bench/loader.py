@@ -159,7 +159,9 @@ def moenda(work: Path, blended: bool) -> Callable:
     from trainer.data.corpus import open_corpus
     from trainer.data.loader import Loader
 
-    sources = {name: {"shards": str(work / f"moenda-{name}"), "weight": weight} for name, weight in zip("ab", WEIGHTS, strict=True)}
+    sources = {
+        name: {"shards": str(work / f"moenda-{name}"), "weight": weight} for name, weight in zip("ab", WEIGHTS, strict=True)
+    }
     settings = {"sources": sources} if blended else {"train": str(work / "moenda-a")}
     plan = BatchPlan(LENGTH, BATCH, ACCUMULATION, data_parallel_size=1)
 
@@ -259,7 +261,10 @@ def mosaic(work: Path, blended: bool, workers: int) -> Callable:
 
     def batches() -> Iterator:
         if blended:
-            streams = [Stream(local=str(work / f"mosaic-{name}"), proportion=weight) for name, weight in zip("ab", WEIGHTS, strict=True)]
+            streams = [
+                Stream(local=str(work / f"mosaic-{name}"), proportion=weight)
+                for name, weight in zip("ab", WEIGHTS, strict=True)
+            ]
             source = {"streams": streams}
         else:
             source = {"local": str(work / "mosaic-a")}
@@ -371,7 +376,9 @@ def prepare(work: Path, tokens: int, formats: list[str], pythons: dict[str, str]
                 begin = time.perf_counter()
                 child(pythons[form], "--write", form, str(folder), str(int(tokens * share)), str(seed))
                 (work / f"{folder.name}.done").touch()
-                print(f"  {folder.name}: {tokens * share:.0e} tokens written in {time.perf_counter() - begin:.0f} s", flush=True)
+                print(
+                    f"  {folder.name}: {tokens * share:.0e} tokens written in {time.perf_counter() - begin:.0f} s", flush=True
+                )
     for file in work.rglob("*"):
         if file.is_file():
             with file.open("rb") as content:
@@ -379,7 +386,9 @@ def prepare(work: Path, tokens: int, formats: list[str], pythons: dict[str, str]
                     pass
 
 
-HEADER = f"{'tokens':>8} {'way':<30}{'first s':>9}{'MB':>8}{'own':>8}{'MB end':>9}{'own':>8}{'windows/s: first':>18}{'later':>10}"
+HEADER = (
+    f"{'tokens':>8} {'way':<30}{'first s':>9}{'MB':>8}{'own':>8}{'MB end':>9}{'own':>8}{'windows/s: first':>18}{'later':>10}"
+)
 
 
 def row(tokens: float, way: str, found: dict[str, float], ceiling: float | None = None) -> None:
@@ -442,7 +451,10 @@ def synthetic(options: argparse.Namespace, scratch: Path) -> None:
         if not (work / "moenda-a" / "manifest.json").exists():
             shutil.rmtree(work, ignore_errors=True)
             synthetic_manifest(work / "moenda-a", tokens)
-        found = [json.loads(child(sys.executable, "--measure", "moenda", str(work), str(MOST_WINDOWS))) for _ in range(options.rounds)]
+        found = [
+            json.loads(child(sys.executable, "--measure", "moenda", str(work), str(MOST_WINDOWS)))
+            for _ in range(options.rounds)
+        ]
         row(tokens, "moenda", medians(found))
 
 
@@ -464,7 +476,14 @@ def waiting(options: argparse.Namespace, scratch: Path) -> None:
     config["monitor"] = {"log_every": 1, "tensorboard": False}
     (scratch / "waiting.json").write_text(json.dumps(config))
     launcher = str(Path(sys.executable).with_name("deepspeed"))
-    command = [launcher, "--num_accelerators", "1", str(ROOT / "trainer" / "train.py"), "--config", str(scratch / "waiting.json")]
+    command = [
+        launcher,
+        "--num_accelerators",
+        "1",
+        str(ROOT / "trainer" / "train.py"),
+        "--config",
+        str(scratch / "waiting.json"),
+    ]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -487,7 +506,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two sizes, 3 rounds: under 8 minutes")
     parser.add_argument("--work", type=Path, help="folder that keeps the corpora for later runs (12 GB); else a temporary one")
-    parser.add_argument("--mosaic-python", help="python of an environment with mosaicml-streaming; without it that rival is left out")
+    parser.add_argument(
+        "--mosaic-python", help="python of an environment with mosaicml-streaming; without it that rival is left out"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=200, help="of the run that is asked how long it waits")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)

@@ -3,53 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from data_prep.shards import MegatronShards, ShardError, TokenShards, Windows, open_shards
+from data_prep.shards import Windows, open_shards
+from data_prep.shards.documents import documents
 from data_prep.shards.takedown import write_takedowns
-
-COLUMNS = ["id", "source", "licence", "url", "start", "tokens"]
-
-
-def documents(shards: TokenShards | MegatronShards, spans: list[tuple[int, int]] | None = None) -> Iterator[dict[str, Any]]:
-    """Histories of the documents with a token in one of the (start, stop) spans of the stream, or of all documents, in the
-    stream's order; `start` is the document's first token in the stream."""
-    wanted = np.array([(0, shards.tokens)] if spans is None else sorted(spans), np.int64).reshape(-1, 2)
-    if isinstance(shards, MegatronShards):
-        yield from _megatron_documents(shards, wanted)
-        return
-    for name, first, last in shards.shard_spans():
-        here = wanted[(wanted[:, 1] > first) & (wanted[:, 0] < last)] - first
-        if not len(here):
-            continue
-        file = shards.folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet")
-        if not file.is_file():
-            raise ShardError(f"{file}: missing, so the documents of {name} are not known. Build the corpus again.")
-        for batch in pq.ParquetFile(file).iter_batches(columns=COLUMNS):
-            starts = batch["start"].to_numpy()
-            stops = starts + batch["tokens"].to_numpy()
-            low, high = np.searchsorted(stops, here[:, 0], side="right"), np.searchsorted(starts, here[:, 1])
-            rows = np.unique(np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)]))
-            for row in batch.take(pa.array(rows)).to_pylist():
-                yield row | {"start": row["start"] + first}
-
-
-def _megatron_documents(shards: MegatronShards, spans: np.ndarray) -> Iterator[dict[str, Any]]:
-    """A Megatron corpus knows no more of a document than its pair and its number there."""
-    last = -1
-    for start, stop in spans.tolist():
-        for name, number, begin, end in shards.document_spans(start, stop):
-            if begin > last:
-                facts = {"id": f"{name}#{number}", "source": name, "licence": None, "url": None}
-                yield facts | {"start": begin, "tokens": end - begin}
-                last = begin
 
 
 def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:

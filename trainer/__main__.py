@@ -1,4 +1,4 @@
-"""Everything around training: python -m trainer check | export | generate | report | schema."""
+"""Everything around training: python -m trainer check | export | generate | trace | report | schema."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run_command=_generate)
 
+    trace = commands.add_parser("trace", help="which documents a step consumed, or which steps consumed a document")
+    trace.add_argument("run", type=Path, help="run folder")
+    asked = trace.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--step", type=int, help="list the documents of this optimizer step, with source and licence")
+    asked.add_argument("--document", metavar="ID", help="list the steps that saw this document")
+    trace.add_argument("--json", action="store_true", help="one JSON object per line")
+    trace.set_defaults(run_command=_trace)
+
     report = commands.add_parser("report", help="plot a run's curves")
     report.add_argument("run", type=Path, help="run folder")
     report.add_argument("--output", type=Path, help="PNG to write (default RUN/loss.png)")
@@ -75,6 +83,22 @@ def _generate(options: argparse.Namespace) -> None:
     prompts = options.prompt or [""]
     for text in generate(options.model, prompts, options.max_new_tokens, options.temperature, options.top_k, options.seed):
         print(text, end="\n\n")
+
+
+def _trace(options: argparse.Namespace) -> None:
+    import json
+
+    from trainer import tracing
+
+    run = tracing.Run.open(options.run)
+    rows = tracing.of_step(run, options.step) if options.step is not None else tracing.of_document(run, options.document)
+    if options.json:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    elif options.step is not None:
+        print(tracing.describe_step(run, options.step, rows))
+    else:
+        print(tracing.describe_document(run, options.document, rows))
 
 
 def _report(options: argparse.Namespace) -> None:

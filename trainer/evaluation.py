@@ -19,8 +19,9 @@ class Evaluation:
 
     loss: float
     """Mean negative log-likelihood per target token, nats."""
-    bits_per_byte: float
-    """Bits per UTF-8 byte of held-out text: comparable between tokenizers, as perplexity per token is not."""
+    bits_per_byte: float | None
+    """Bits per UTF-8 byte of held-out text: comparable between tokenizers, as perplexity per token is not. None where the
+    shards don't know their bytes (a Megatron corpus)."""
     targets: int
     """Target tokens evaluated."""
 
@@ -52,5 +53,6 @@ def summarise(nll: float, targets: int, windows: Windows) -> Evaluation:
     when all of it is evaluated.
     """
     loss = nll / targets
-    tokens_per_byte = windows.shards.tokens / windows.shards.text_bytes
-    return Evaluation(loss=loss, bits_per_byte=loss * tokens_per_byte / math.log(2), targets=targets)
+    shards = windows.shards
+    bits = loss * shards.tokens / shards.text_bytes / math.log(2) if shards.text_bytes else None
+    return Evaluation(loss=loss, bits_per_byte=bits, targets=targets)

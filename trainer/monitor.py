@@ -109,11 +109,8 @@ class Monitor:
         """Record and show an evaluation."""
         if self._writes:
             self._record(state, {"validation_loss": held_out.loss, "bits_per_byte": held_out.bits_per_byte})
-            print(
-                f"step {state.step} | validation loss {held_out.loss:.4f} | {held_out.bits_per_byte:.4f} bits per byte "
-                f"| {held_out.targets:,} tokens",
-                flush=True,
-            )
+            bits = "" if held_out.bits_per_byte is None else f" | {held_out.bits_per_byte:.4f} bits per byte"
+            print(f"step {state.step} | validation loss {held_out.loss:.4f}{bits} | {held_out.targets:,} tokens", flush=True)
 
     def saved(self, checkpoint: Path) -> None:
         """Show where a checkpoint went."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards import ShardError, TokenShards, Windows, tokenizer_fingerprint
+from data_prep.shards import ShardError, TokenShards, Windows, open_shards, tokenizer_fingerprint
 from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.model import build, document_mask, families
@@ -158,7 +158,7 @@ def _continue(checkpoint: Path, corpus: Corpus, batches: batch_ramp.BatchSchedul
 def _validation(data: config.DataSection, corpus: Corpus) -> Windows:
     """The held-out windows: joined and cut, whatever the packing of the training windows."""
     try:
-        shards = TokenShards.open(data.validation, cache=data.cache.settings())
+        shards = open_shards(data.validation, data.tokenizer, cache=data.cache.settings())
         windows = Windows(shards, data.sequence_length, documents=data.document_mask)
     except ShardError as error:
         raise PreflightError(f"data.validation: {error}") from None

@@ -104,6 +104,18 @@ class Windows:
         stops = pieces.starts + np.minimum(pieces.sizes, self.sequence_length - pieces.places)
         return list(zip(pieces.starts.tolist(), stops.tolist(), strict=True))
 
+    def holding(self, start: int, stop: int) -> np.ndarray:
+        """int64 numbers of the windows with an input among the tokens [start, stop) of the stream, ascending. Reads the whole
+        plan where there is one."""
+        if self._plan is None:
+            return np.arange(start // self.sequence_length, min(-(-stop // self.sequence_length), len(self)))
+        found, most = [np.empty(0, np.int64)], 1 << 16
+        for first in range(0, len(self), most):
+            indices = np.arange(first, min(first + most, len(self)))
+            counts, starts, sizes, _ = self._plan.pieces(indices)
+            found.append(np.unique(np.repeat(indices, counts)[(starts < stop) & (starts + sizes > start)]))
+        return np.concatenate(found)
+
     def read(self, indices: np.ndarray) -> WindowBatch:
         """The windows of these numbers, in this order; -1 stands for a window of padding alone.
 

@@ -10,7 +10,7 @@ from math import floor
 
 import numpy as np
 
-from data_prep.shards import ShardError, TokenShards, WindowBatch, Windows
+from data_prep.shards import ShardError, WindowBatch, Windows, open_shards
 from trainer.config import DataSection, SourceSection
 from trainer.data.mixture import Mixture, MixtureError, Source, Stage
 
@@ -108,13 +108,8 @@ def _open(name: str, section: SourceSection, data: DataSection) -> Windows:
     packing = section.packing or data.packing
     cap = section.max_documents or data.max_documents if packing == "best_fit" else None
     try:
-        windows = Windows(
-            TokenShards.open(section.shards, cache=data.cache.settings()),
-            data.sequence_length,
-            packing,
-            data.document_mask,
-            cap,
-        )
+        shards = open_shards(section.shards, data.tokenizer, cache=data.cache.settings())
+        windows = Windows(shards, data.sequence_length, packing, data.document_mask, cap)
     except ShardError as error:
         raise CorpusError(f"{_key(data, name)}: {error}") from None
     if not len(windows):

@@ -1,0 +1,149 @@
+"""From optimizer steps to the documents that they consumed, and from a document to the steps that saw it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.shards.documents import documents, find
+from trainer import ledger
+from trainer.config import RunConfig, load
+from trainer.data.corpus import Corpus, open_corpus
+from trainer.run_folder import EFFECTIVE_FILE
+
+
+class TraceError(ValueError):
+    """What is asked for is not in this run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has consumed, as its ledger and its data say."""
+
+    folder: Path
+    config: RunConfig
+    corpus: Corpus
+    entries: list[ledger.Entry]
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run folder and the shards that it was trained on. Raises TraceError when it has none."""
+        if not (folder / EFFECTIVE_FILE).is_file():
+            raise TraceError(f"{folder}: no {EFFECTIVE_FILE}: not the folder of a run that has started.")
+        config = load(folder / EFFECTIVE_FILE, [])
+        entries = list(ledger.read(folder))
+        if not entries:
+            raise TraceError(f"{folder}: {ledger.LEDGER_FILE} holds no step yet.")
+        return cls(folder, config, open_corpus(config.data, config.run.seed), entries)
+
+    def tokens_before(self, step: int) -> int:
+        """Tokens consumed before a step."""
+        return self.entries[step - 2].tokens if step > 1 else 0
+
+    def step_at(self, token: int) -> int:
+        """The step that consumed a token of the order."""
+        return bisect_left(self.entries, token + 1, key=lambda entry: entry.tokens) + 1
+
+    def check(self, step: int) -> None:
+        """Raise TraceError unless the ledger says that the step consumed what the order gives it today."""
+        entry, length = self.entries[step - 1], self.corpus.sequence_length
+        first, count = self.tokens_before(step) // length, (entry.tokens - self.tokens_before(step)) // length
+        source, window = self.corpus.mixture.locate(first, count)
+        positions = np.arange(first, first + count)
+        if ledger.digest(self.corpus.mixture.keys[source], window, positions, entry.sequence_length) != entry.digest:
+            raise TraceError(
+                f"{self.folder}: step {step} consumed other windows than {EFFECTIVE_FILE} and the shards in their places give "
+                f"now: the shards were replaced, or the file was edited. Trace with the ones that it was trained on."
+            )
+
+
+def of_step(run: Run, step: int) -> list[dict[str, Any]]:
+    """Documents of a step with `source` (of the run), `id`, `licence`, `url`, `origin` (their source in the corpus),
+    `taken_down`, and `tokens`: how many of them the step consumed as inputs. Ordered by source, then by place in it."""
+    if not 1 <= step <= len(run.entries):
+        raise TraceError(f"{run.folder}: step {step}: the ledger holds the steps 1 to {len(run.entries)}.")
+    run.check(step)
+    corpus, length = run.corpus, run.corpus.sequence_length
+    first, stop = run.tokens_before(step) // length, run.entries[step - 1].tokens // length
+    sources, windows = corpus.mixture.locate(first, stop - first)
+    found = []
+    for number in np.unique(sources).tolist():
+        name, shards = corpus.mixture.sources[number].name, corpus.windows[number].shards
+        spans = [span for window in windows[sources == number].tolist() for span in corpus.windows[number].spans(window)]
+        for row, tokens in _with_tokens(shards, sorted(spans)):
+            gone = bool(shards.takedowns.count(row["start"], row["start"] + 1))
+            facts = {key: row[key] for key in ("id", "licence", "url")}
+            found.append({"source": name, **facts, "origin": row["source"], "taken_down": gone, "tokens": tokens})
+    return found
+
+
+def _with_tokens(shards: Any, spans: list[tuple[int, int]]) -> Iterator[tuple[dict[str, Any], int]]:
+    """(document, its tokens in the sorted spans)."""
+    starts = np.array([start for start, _ in spans])
+    stops = np.array([stop for _, stop in spans])
+    longest = int((stops - starts).max())
+    for row in documents(shards, spans):
+        begin, end = row["start"], row["start"] + row["tokens"]
+        # windows may stand twice in a step, so that stops need not rise; few spans lie around one document
+        near = slice(*np.searchsorted(starts, (begin - longest, end)))
+        inside = np.minimum(stops[near], end) - np.maximum(starts[near], begin)
+        yield row, int(inside[inside > 0].sum())
+
+
+def of_document(run: Run, document: str) -> list[dict[str, Any]]:
+    """Steps that consumed a document, ascending, each with the `source` (of the run) and its `tokens` of the document there.
+
+    Raises TraceError when no source holds it.
+    """
+    corpus, length = run.corpus, run.corpus.sequence_length
+    consumed = run.entries[-1].tokens // length
+    seen: Counter[tuple[int, str]] = Counter()
+    known = False
+    for number, (source, windows) in enumerate(zip(corpus.mixture.sources, corpus.windows, strict=True)):
+        for begin, end in find(windows.shards, document):
+            known = True
+            for window in windows.holding(begin, end).tolist():
+                tokens = sum(max(0, min(stop, end) - max(start, begin)) for start, stop in windows.spans(window))
+                for position in corpus.mixture.positions(number, window, consumed):
+                    seen[run.step_at(position * length), source.name] += tokens  # steps are made of whole windows
+    if not known:
+        names = ", ".join(source.name for source in corpus.mixture.sources)
+        raise TraceError(f"{run.folder}: no document {document} in its sources ({names}).")
+    for step, _ in seen:
+        run.check(step)
+    return [{"step": step, "source": source, "tokens": tokens} for (step, source), tokens in sorted(seen.items())]
+
+
+def describe_step(run: Run, step: int, rows: list[dict[str, Any]]) -> str:
+    """For a person: totals by licence, then a line a document."""
+    entry, before = run.entries[step - 1], run.tokens_before(step)
+    licences: Counter[str] = Counter()
+    for row in rows:
+        licences[row["licence"] or "licence unknown"] += row["tokens"]
+    lines = [
+        f"step {step}: tokens {before:,} to {entry.tokens:,} of the run, {len(rows):,} documents, windows of "
+        f"{entry.sequence_length} tokens, ledger {entry.chain}",
+        *(f"{tokens:>10,} tokens   {licence}" for licence, tokens in licences.most_common()),
+        "",
+    ]
+    for row in rows:
+        facts = (row["id"], row["source"], row["origin"], row["licence"] or "licence unknown", row["url"] or "no URL")
+        gone = "   TAKEN DOWN" if row["taken_down"] else ""
+        lines.append(f"{row['tokens']:>10,} tokens   {'   '.join(facts)}{gone}")
+    return "\n".join(lines)
+
+
+def describe_document(run: Run, document: str, rows: list[dict[str, Any]]) -> str:
+    """For a person: a line a step."""
+    done = f"{len(run.entries):,} steps done"
+    if not rows:
+        return f"{document}: in the data, but none of the {done} has seen it yet."
+    lines = [f"{document}: seen by {len(rows)} of {done}"]
+    lines += [f"step {row['step']:>8}   {row['tokens']:>8,} tokens   {row['source']}" for row in rows]
+    return "\n".join(lines)
