@@ -261,7 +261,7 @@ class MegatronShards(TokenStream):
 def megatron_prefixes(path: str | Path) -> tuple[Path, list[Path]]:
     """(folder for what goes with the corpus, prefixes of its pairs): of a folder all, by name, else the one that is named."""
     path = Path(path)
-    if not path.is_dir():
+    if not path.is_dir() or _has_files(path):
         prefix = prefix_of(path)
         return prefix.with_name(f"{prefix.name}.moenda"), [prefix]
     prefixes = sorted({prefix_of(file) for suffix in ("*.idx", "*.bin") for file in path.glob(suffix)})
@@ -273,9 +273,15 @@ def megatron_prefixes(path: str | Path) -> tuple[Path, list[Path]]:
 def is_megatron(path: str | Path) -> bool:
     """Whether a path names a Megatron corpus: a prefix, one of its two files, or a folder with such files."""
     path = Path(path)
-    if path.is_dir():
-        return not (path / MANIFEST).is_file() and any(path.glob("*.idx"))
-    return any(path.with_name(f"{prefix_of(path).name}{suffix}").is_file() for suffix in (".idx", ".bin"))
+    if path.is_dir() and ((path / MANIFEST).is_file() or any(path.glob("*.idx"))):
+        return not (path / MANIFEST).is_file()
+    return _has_files(path)
+
+
+def _has_files(path: Path) -> bool:
+    """Whether there is a .idx or .bin of this prefix, beside a folder of the same name or without."""
+    prefix = prefix_of(path)
+    return bool(prefix.name) and any(prefix.with_name(f"{prefix.name}{suffix}").is_file() for suffix in (".idx", ".bin"))
 
 
 def open_shards(

@@ -102,13 +102,15 @@ class _Bytes:
     def __init__(self, path: Path):
         self.path = path
         self._file = path.open("rb", buffering=0)
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._descriptor = self._file.fileno()
+        self.size = os.fstat(self._descriptor).st_size
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """uint8 [stop - start]. Raises ShardError when the file ends before."""
-        out, done = np.empty(stop - start, np.uint8), 0
+        out = np.empty(stop - start, np.uint8)
+        done = os.preadv(self._descriptor, (out,), start)
         while done < len(out):
-            count = os.preadv(self._file.fileno(), [out[done:]], start + done)
+            count = os.preadv(self._descriptor, (out[done:],), start + done)
             if not count:
                 raise ShardError(f"{self.path}: cut short since it was opened: it ends at byte {start + done:,}. {RESTORE}")
             done += count

@@ -286,6 +286,8 @@ def test_paths_that_name_a_corpus(tmp_path, tokenizer):
     prefix = write_pair(tmp_path / "corpus" / "my.corpus_text_document", DOCUMENTS)
     named = [open_shards(path, tokenizer) for path in (prefix, f"{prefix}.bin", f"{prefix}.idx", tmp_path / "corpus")]
     assert len({shards.fingerprint for shards in named}) == 1
+    prefix.mkdir()  # a folder of the same name
+    assert open_shards(prefix, tokenizer).fingerprint == named[0].fingerprint
     with pytest.raises(ShardError, match="does not say which tokenizer wrote it"):
         open_shards(prefix)
     with pytest.raises(ShardError, match=r"no manifest\.json|no such folder"):
