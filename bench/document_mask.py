@@ -2,9 +2,10 @@
 
     deepspeed --num_accelerators 2 bench/document_mask.py [--steps 10] [--families llama] [--ways ZeRO-3] [--output table.json]
 
-On two ranks, through the trainer's own loop: ZeRO 0 to 3 and two pipeline stages, with and without activation checkpointing, for
-GPT-2, GPT-NeoX and Llama, on windows in which documents are joined and cut. Then, on the first rank, the stock model on each
-document of the same windows by itself, without positions or masks. Prints the largest relative difference of each curve.
+On two ranks, through the trainer's own loop: ZeRO 0 to 3 and two pipeline stages, with and without activation
+checkpointing, for GPT-2, GPT-NeoX and Llama, on windows in which documents are joined and cut. Then, on the first rank, the
+stock model on each document of the same windows by itself, without positions or masks. Prints the largest relative
+difference of each curve.
 """
 
 from __future__ import annotations

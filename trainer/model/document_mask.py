@@ -4,7 +4,7 @@ Where documents begin follows from positions that restart. While a micro-batch g
 current ones (`within`), and Hugging Face's registries of masks and attention functions, extended here, heed them:
 
 - "sdpa": no mask. Queries are regrouped by documents of about equal length, so that causal attention alone is right; a sliding
-  window is a band over runs of queries. A model that doesn't call the registered function gets a mask, [batch, 1, length, length].
+  window is a band over runs of queries. Models that don't call the registered function get a [batch, 1, length, length] mask.
 - "flash_attention_2" to "_4": no mask; the micro-batch is one row of documents with given bounds (varlen).
 - "eager", "flex_attention": Hugging Face's masks (flex: of blocks), each overlaid with "of the same document".
 
@@ -299,7 +299,7 @@ class DocumentMasks:
 
     @contextmanager
     def __call__(self, positions: torch.Tensor | None, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
-        """Around forward and backward of a micro-batch; yields further arguments of the forward pass. No positions: no masks."""
+        """Around forward and backward of a micro-batch; yields more arguments of the forward pass. No positions: no masks."""
         if positions is None:
             yield {}
             return
@@ -334,5 +334,6 @@ def check(model: PreTrainedModel, sequence_length: int) -> None:
             raise DocumentMaskError(
                 f'data.document_mask: rope_type "{kind}" turns all documents of a micro-batch by the length of its longest, '
                 f"once that is over {trained} positions, and data.sequence_length is {sequence_length}. Set "
-                f'data.sequence_length to at most {trained}, choose a fixed rope_type such as "yarn", or set data.document_mask to false.'
+                f'data.sequence_length to at most {trained}, choose a fixed rope_type such as "yarn", or set '
+                f"data.document_mask to false."
             )

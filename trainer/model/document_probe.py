@@ -17,8 +17,8 @@ from trainer.model.document_mask import DocumentMaskError
 from trainer.model.loss import IGNORED
 
 LEAK = {"fp32": 1e-5, "bf16": 1e-3, "fp16": 1e-3}
-"""Relative difference of a token's negative log-likelihood, after another first document, that rounding explains: none, but where
-experts get other numbers of tokens."""
+"""Relative difference of a token's negative log-likelihood, after another first document, that rounding explains: none, but
+where experts get other numbers of tokens."""
 ALONE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-2}
 """The same for a document alone, whose sums run in another order. Learned positions that don't restart move it by a twentieth,
 even with fresh parameters."""

@@ -93,8 +93,7 @@ class Block(Layer):
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=None,
-            past_key_values=None,
-            position_ids=position_ids,
+            past_key_values=None,  # nor positions, in which documents would be looked for once more
         )
         if "rotary" in self.parts:
             inputs["position_embeddings"] = self.rotary(hidden_states, position_ids=position_ids)

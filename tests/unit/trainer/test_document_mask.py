@@ -80,6 +80,10 @@ ROWS = [[13, 1, 9, 9], [32], [3, 17, 12]]
 @pytest.fixture(autouse=True, scope="module")
 def _installed():
     document_mask.install()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the models are tiny
+    yield
+    torch.set_num_threads(threads)
 
 
 def built(name: str, attention: str, **changes) -> torch.nn.Module:
