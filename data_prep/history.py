@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.shards import MegatronShards, ShardError, TokenShards, Windows, open_shards
+from data_prep.shards.format import MissingError
+from data_prep.shards.storage import ByteStream, is_remote, join, open_bytes
 from data_prep.shards.takedown import write_takedowns
 
 COLUMNS = ["id", "source", "licence", "url", "start", "tokens"]
@@ -29,9 +31,11 @@ def documents(shards: TokenShards | MegatronShards, spans: list[tuple[int, int]]
         here = wanted[(wanted[:, 1] > first) & (wanted[:, 0] < last)] - first
         if not len(here):
             continue
-        file = shards.folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet")
-        if not file.is_file():
-            raise ShardError(f"{file}: missing, so the documents of {name} are not known. Build the corpus again.")
+        url = join(shards.folder, name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
+        try:
+            file = ByteStream(open_bytes(url, shards.cache, version=shards.fingerprint))
+        except MissingError:
+            raise ShardError(f"{url}: missing, so the documents of {name} are not known. Build the corpus again.") from None
         for batch in pq.ParquetFile(file).iter_batches(columns=COLUMNS):
             starts = batch["start"].to_numpy()
             stops = starts + batch["tokens"].to_numpy()
@@ -66,13 +70,15 @@ def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
 
 
 def take_down(
-    folder: Path, ids: list[str], url_patterns: list[str], reason: str, tokenizer: Path | None = None
+    folder: str | Path, ids: list[str], url_patterns: list[str], reason: str, tokenizer: Path | None = None
 ) -> list[dict[str, Any]]:
     """Tombstone documents by id or by URL pattern (* and ?, as in file names); returns those newly taken down. `tokenizer`: the
     folder of a Megatron corpus's.
 
     Raises ValueError when an id is not in these shards, or a pattern matches nothing.
     """
+    if is_remote(folder):
+        raise ValueError(f"{folder}: takedowns are written to a local folder only; copy its takedown.json to the remote one.")
     shards = open_shards(folder, tokenizer)
     gone = {d["id"] for entry in shards.takedowns.entries for d in entry["documents"]}
     wanted, found, matched = set(ids), [], set()
