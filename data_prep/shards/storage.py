@@ -64,6 +64,11 @@ _opened: deque[weakref.ref[LocalFile]] = deque()
 """Files with a descriptor, the longest open first, over all corpora of the process."""
 
 
+def _most_open() -> int:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_DESCRIPTORS if allowed == resource.RLIM_INFINITY else max(1, min(MAX_DESCRIPTORS, allowed // 4))
+
+
 class LocalFile:
     """A local file; of many, the longest open are closed and opened again when they are needed."""
 
@@ -86,7 +91,7 @@ class LocalFile:
         if self._identity not in (None, identity):
             raise ShardError(f"{self.path}: was replaced or changed while it was in use. Start again with the files at rest.")
         self._identity, self.size, self._descriptor = identity, status.st_size, descriptor
-        while len(_opened) >= min(MAX_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4):
+        while len(_opened) >= _most_open():
             oldest = _opened.popleft()()
             if oldest is not None:
                 oldest._descriptor = None

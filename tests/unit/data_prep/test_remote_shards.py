@@ -266,6 +266,13 @@ def test_a_damaged_cache_is_fetched_again(corpus, url, cache):
         assert np.array_equal(stream(TokenShards.open(url, cache=cache)), expected)
 
 
+def test_a_cache_that_is_emptied_while_in_use(corpus, url, cache):
+    shards, expected = TokenShards.open(url, cache=cache), stream(TokenShards.open(corpus))
+    for _ in range(2):
+        assert np.array_equal(stream(shards), expected)
+        shutil.rmtree(cache.folder)
+
+
 def test_a_chunk_that_came_wrong_is_fetched_again(corpus, url, cache):
     """With a true checksum of its own, so only the shard's can tell."""
     expected = stream(TokenShards.open(corpus))
