@@ -57,12 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     peek.set_defaults(run_command=_peek)
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards and its plans")
-    verify.add_argument("shards", type=Path)
+    verify.add_argument("shards", type=_folder, help="their folder, or its URL")
     verify.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     verify.set_defaults(run_command=_verify)
 
     pack = commands.add_parser("pack", help="write plans of documents in context windows, and say what each way costs")
-    pack.add_argument("shards", type=Path)
+    pack.add_argument("shards", type=_folder, help="their folder, or its URL")
     pack.add_argument("--length", type=int, nargs="+", required=True, help="tokens in a window (the run's sequence length)")
     ways = ("best_fit", "pad", "concatenate")
     pack.add_argument(
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(run_command=_pack)
 
     trace = commands.add_parser("trace", help="list the documents of a context window, with source, licence and URL")
-    trace.add_argument("shards", type=Path)
+    trace.add_argument("shards", type=_folder, help="their folder, or its URL")
     trace.add_argument("--window", type=int, required=True, help="number of the window, from 0")
     trace.add_argument("--length", type=int, required=True, help="tokens in a window (data.sequence_length of the run)")
     trace.add_argument("--way", choices=ways, default="concatenate", help="the run's packing (default: concatenate)")
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.set_defaults(run_command=_trace)
 
     takedown = commands.add_parser("takedown", help="tombstone documents: training masks them, nothing else changes")
-    takedown.add_argument("shards", type=Path)
+    takedown.add_argument("shards", type=_folder, help="their folder, or its URL")
     takedown.add_argument("ids", nargs="*", help="ids of documents")
     takedown.add_argument("--url", action="append", default=[], metavar="PATTERN", help="all with such a URL: https://x.org/*")
     takedown.add_argument("--reason", required=True, help="kept in the ledger, with the time")
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("file", type=Path, nargs="?", default=Path("data_prep/recipes/recipe.schema.json"))
     schema.set_defaults(run_command=_schema)
     return parser
+
+
+def _folder(text: str) -> str | Path:
+    """A path, or any fsspec URL of a folder of shards."""
+    return text if "://" in text else Path(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -194,7 +199,8 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
-    for path in sorted((options.shards / "plans").glob("*.plan")):
+    plans = sorted((shards.folder / "plans").glob("*.plan")) if isinstance(shards.folder, Path) else []
+    for path in plans:
         PlanFile.open(path, shards.fingerprint).verify()
         print(f"{path}: whole")
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_prep.shards import Windows, open_shards
 from data_prep.shards.documents import documents
+from data_prep.shards.storage import is_remote
 from data_prep.shards.takedown import write_takedowns
 
 
@@ -26,13 +27,15 @@ def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
 
 
 def take_down(
-    folder: Path, ids: list[str], url_patterns: list[str], reason: str, tokenizer: Path | None = None
+    folder: str | Path, ids: list[str], url_patterns: list[str], reason: str, tokenizer: Path | None = None
 ) -> list[dict[str, Any]]:
     """Tombstone documents by id or by URL pattern (* and ?, as in file names); returns those newly taken down. `tokenizer`: the
     folder of a Megatron corpus's.
 
     Raises ValueError when an id is not in these shards, or a pattern matches nothing.
     """
+    if is_remote(folder):
+        raise ValueError(f"{folder}: takedowns are written to a local folder only; copy its takedown.json to the remote one.")
     shards = open_shards(folder, tokenizer)
     gone = {d["id"] for entry in shards.takedowns.entries for d in entry["documents"]}
     wanted, found, matched = set(ids), [], set()

@@ -61,6 +61,8 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
         header = _count_concatenated(header, shards)
         return Made(header, None, shards.tokens - header.tokens, time.perf_counter() - begin)
     path = plan_path(shards.folder, way, window, max_documents)
+    if not dry_run and not isinstance(path, Path):
+        raise ValueError(f"{path}: plans are written to a local folder only. Make it there and copy it, or try --dry-run.")
     if not dry_run and path.exists():
         with suppress(ShardError):  # damaged, or of other shards: written over
             plan = PlanFile.open(path, shards.fingerprint)
@@ -87,6 +89,8 @@ def work(task: Task, folder: Path) -> dict[str, Any]:
 
 def existing(shards: TokenShards) -> list[Made]:
     """The plans beside these shards, shortest windows first."""
+    if not isinstance(shards.folder, Path):
+        return []
     found = []
     for path in (shards.folder / "plans").glob("*.plan"):
         try:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import checkpoint
 from trainer.engine import DTYPES
 from trainer.model import build
 from trainer.model.loss import nll_sum
 from trainer.run_folder import CHECKPOINTS, checkpoint_name, checkpoints_in, read_record, read_state
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 1e-2}
 """Largest relative difference from the loss that the live engine recorded, by the precision in which it computed."""
 
@@ -89,6 +91,12 @@ def _trained_model(source: Path, identity: dict[str, Any], precision: str) -> Pr
 def _copy_tokenizer(folder: str | None, output: Path) -> None:
     """The tokenizer's files as they are: saving it anew could change its fingerprint."""
     if folder is None:
+        return
+    if is_remote(folder):  # what a store holds cannot always be listed
+        for name in TOKENIZER_FILES:
+            content = read_whole(join(folder, name))
+            if content is not None:
+                (output / name).write_bytes(content)
         return
     for file in sorted(Path(folder).iterdir()):
         if file.is_file() and not file.name.startswith(("config", "model", "generation")):

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards import ShardError, TokenShards, Windows, open_shards, tokenizer_fingerprint
+from data_prep.shards import ShardError, TokenShards, Windows, open_shards
+from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
+from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.model import build, document_mask, families
@@ -121,7 +123,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     identity = _identity(settings, layout, plan, precision, hf_config, shards)
     resume_from = run_folder.check(folder, identity)
     start, chain = _continue(resume_from, corpus, batches) if resume_from else (TrainState(), None)
-    record = {"identity": identity, "tokenizer_folder": str(tokenizer.resolve()) if tokenizer else None}
+    record = {"identity": identity, "tokenizer_folder": tokenizer}
     return RunPlan(
         settings, layout, plan, batches, engine_settings, precision, hf_config, corpus, validation, folder, record,
         start, resume_from, chain,
@@ -188,21 +190,23 @@ def _check_amount(corpus: Corpus, batches: batch_ramp.BatchSchedule, total_token
         )
 
 
-def _tokenizer(data: config.DataSection, corpus: Corpus) -> Path | None:
-    """The tokenizer folder, proven to be the shards' own."""
+def _tokenizer(data: config.DataSection, corpus: Corpus) -> str | None:
+    """The tokenizer's folder, path or URL, proven to be the shards' own; None where there is none beside them."""
     shards = corpus.windows[0].shards
-    folder = Path(data.tokenizer) if data.tokenizer else Path(shards.folder).parent.parent / "tokenizer"
-    file = folder / "tokenizer.json"
-    if not file.is_file():
+    beside = join(str(shards.folder).rstrip("/").rsplit("/", 2)[0], "tokenizer") if is_remote(shards.folder) else None
+    folder = data.tokenizer or beside or str(Path(shards.folder).resolve().parent.parent / "tokenizer")
+    file = join(folder, "tokenizer.json")
+    content = read_whole(file, shards.cache)
+    if content is None:
         if data.tokenizer:
             raise PreflightError(f"data.tokenizer: {folder} holds no tokenizer.json.")
         return None
-    _same_tokenizer(file, shards, "data.tokenizer")
-    return folder
+    _same_tokenizer(file, content, shards, "data.tokenizer")
+    return str(folder) if is_remote(folder) else str(Path(folder).resolve())
 
 
-def _same_tokenizer(file: Path, shards: TokenShards, key: str) -> None:
-    found = tokenizer_fingerprint(file)
+def _same_tokenizer(file: Path | str, content: bytes, shards: TokenShards, key: str) -> None:
+    found = fingerprint_of(parse_tokenizer(content, file))
     if found != shards.tokenizer_fingerprint:
         raise PreflightError(
             f"{key}: {file} is another tokenizer than the one that wrote the shards (fingerprint {found[:16]}, the "
@@ -223,7 +227,7 @@ def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards
         build.Weights(settings.model.init_from, model).check(model)
         file = Path(settings.model.init_from) / "tokenizer.json"
         if file.is_file():
-            _same_tokenizer(file, shards, "model.init_from")
+            _same_tokenizer(file, file.read_bytes(), shards, "model.init_from")
 
 
 def _identity(

@@ -77,10 +77,6 @@ class ChunkCache:
     def __init__(self, settings: CacheSettings):
         self.settings, self.folder = settings, settings.path
         self._known: dict[Path, tuple[int, int, float]] = {}  # chunk -> inode, time written, time marked as used
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def read_into(self, chunk: Path, offset: int, buffer: memoryview, fetch: Callable[[], bytes]) -> None:
         """Fill `buffer` from byte `offset` of a chunk; `fetch()` gets its content where it is missing or damaged."""
@@ -197,6 +193,7 @@ class ChunkCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied a cache folder while it is in use
             descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise self._unusable(error) from None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from data_prep.shards.format import ShardError
+from data_prep.shards.format import MissingError, ShardError
 from data_prep.shards.megatron import MegatronShards
 from data_prep.shards.reader import TokenShards
-from data_prep.shards.storage import join, read_whole
+from data_prep.shards.storage import ByteStream, join, open_bytes
 
 COLUMNS = ["id", "source", "licence", "url", "start", "tokens"]
 
@@ -62,16 +61,16 @@ def _shards_of(shards: TokenShards, wanted: np.ndarray) -> Iterator[tuple[str, i
 
 
 def _table(shards: TokenShards, name: str) -> Any:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = join(shards.folder, name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
-    content = read_whole(file, shards.cache)
-    if content is None:
-        raise ShardError(f"{file}: missing, so the documents of {name} are not known. Build the corpus again.")
+    url = join(shards.folder, name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
     try:
-        return pq.ParquetFile(io.BytesIO(content))
-    except ValueError as error:  # pyarrow's errors are
-        raise ShardError(f"{file}: damaged: {error}. Build the corpus again.") from None
+        return pq.ParquetFile(ByteStream(open_bytes(url, shards.cache, version=shards.fingerprint)))
+    except MissingError:
+        raise ShardError(f"{url}: missing, so the documents of {name} are not known. Build the corpus again.") from None
+    except pa.ArrowException as error:
+        raise ShardError(f"{url}: damaged: {error}. Build the corpus again.") from None
 
 
 def _megatron_documents(shards: MegatronShards, spans: np.ndarray) -> Iterator[dict[str, Any]]:

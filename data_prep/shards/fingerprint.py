@@ -19,11 +19,20 @@ def tokenizer_fingerprint(tokenizer_json: str | Path) -> str:
 def load_tokenizer(tokenizer_json: str | Path) -> dict[str, Any]:
     """The content of a tokenizer.json. Raises ShardError when the file is not a tokenizer."""
     try:
-        content = json.loads(Path(tokenizer_json).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = Path(tokenizer_json).read_bytes()
+    except OSError as error:
         raise ShardError(f"{tokenizer_json}: not a readable tokenizer.json: {error}") from None
+    return parse_tokenizer(raw, tokenizer_json)
+
+
+def parse_tokenizer(raw: bytes, origin: str | Path) -> dict[str, Any]:
+    """The content of a tokenizer.json from its bytes. Raises ShardError, which names `origin`, when it is not a tokenizer's."""
+    try:
+        content = json.loads(raw.decode())
+    except ValueError as error:
+        raise ShardError(f"{origin}: not a readable tokenizer.json: {error}") from None
     if not isinstance(content, dict) or "model" not in content:
-        raise ShardError(f'{tokenizer_json}: not a tokenizer.json (it has no "model").')
+        raise ShardError(f'{origin}: not a tokenizer.json (it has no "model").')
     return content
 
 

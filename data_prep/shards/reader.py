@@ -26,7 +26,7 @@ from data_prep.shards.format import (
 from data_prep.shards.index import ShardEntry, ShardIndex
 from data_prep.shards.prefetch import Prefetcher
 from data_prep.shards.shard import Shard
-from data_prep.shards.storage import is_remote, join, read_whole
+from data_prep.shards.storage import is_remote, join, path_or_url, read_whole
 from data_prep.shards.takedown import read_takedowns
 
 _MANIFEST_KEYS = {
@@ -69,7 +69,8 @@ class TokenShards:
         self._first = memoryview(self._index.first)  # of single numbers bisect is faster than numpy
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._prefetcher: Prefetcher | None = None
-        self._fetched = is_remote(folder) or (cache is not None and cache.always)
+        self.is_fetched = is_remote(folder) or (cache is not None and cache.always)
+        """Whether tokens come through a cache, so that `prefetch` is of use."""
         self.takedowns = read_takedowns(folder, self.fingerprint, cache)
         """Documents that nobody may learn from any more."""
 
@@ -81,13 +82,13 @@ class TokenShards:
         disk. Raises ShardError for anything that is missing, half-written, damaged, replaced, or from another build: manifest
         and index at once, so the first shards; the others when they are first read.
         """
-        folder = folder if is_remote(folder) else Path(folder)
+        folder = path_or_url(folder)
         shards = cls(folder, _read_manifest(folder, cache), verify, cache)
         shards._look_for_shards()
         return shards
 
     def _look_for_shards(self) -> None:
-        if self._fetched:  # each look is a request; the first tells a wrong URL
+        if self.is_fetched:  # each look is a request; the first tells a wrong URL
             self._shard(0)
             return
         folder, missing = Path(self.folder), []
@@ -176,7 +177,7 @@ class TokenShards:
         stops = starts + sizes
         if sizes.min() < 0 or starts.min() < 0 or stops.max() > self.tokens:
             raise IndexError(f"tokens {starts.min()} to {stops.max()} of {self.tokens}")
-        if self._fetched and len(starts) > 1:
+        if self.is_fetched and len(starts) > 1:
             self.prefetch(starts, sizes)
         first, width = self._index.first, self.dtype.itemsize
         shards = np.minimum(np.searchsorted(first, starts, side="right"), self.shard_count) - 1
@@ -199,7 +200,7 @@ class TokenShards:
 
     def prefetch(self, starts: np.ndarray, sizes: np.ndarray) -> None:
         """Say which spans of the stream are read soon (int64 [spans]): remote shards are fetched in the background."""
-        if not self._fetched:
+        if not self.is_fetched:
             return
         self._prefetcher = self._prefetcher or Prefetcher()
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):

@@ -7,6 +7,7 @@ a slice of numpy.memmap. Remote files come in chunks through a cache on the loca
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import weakref
@@ -63,6 +64,11 @@ _opened: deque[weakref.ref[LocalFile]] = deque()
 """Files with a descriptor, the longest open first, over all corpora of the process."""
 
 
+def _most_open() -> int:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_DESCRIPTORS if allowed == resource.RLIM_INFINITY else max(1, min(MAX_DESCRIPTORS, allowed // 4))
+
+
 class LocalFile:
     """A local file; of many, the longest open are closed and opened again when they are needed."""
 
@@ -85,7 +91,7 @@ class LocalFile:
         if self._identity not in (None, identity):
             raise ShardError(f"{self.path}: was replaced or changed while it was in use. Start again with the files at rest.")
         self._identity, self.size, self._descriptor = identity, status.st_size, descriptor
-        while len(_opened) >= min(MAX_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4):
+        while len(_opened) >= _most_open():
             oldest = _opened.popleft()()
             if oldest is not None:
                 oldest._descriptor = None
@@ -116,9 +122,41 @@ class LocalFile:
         return False
 
 
+class ByteStream(io.RawIOBase):
+    """A file as a stream, for readers that want one."""
+
+    def __init__(self, file: ByteFile):
+        self._file, self._place = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        return self._place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        count = max(0, min(len(buffer), self._file.size - self._place))
+        if count:
+            self._file.read_into(self._place, memoryview(buffer)[:count])
+        self._place += count
+        return count
+
+
 def is_remote(url: str | Path) -> bool:
     """Whether it is a URL of fsspec (s3://, gs://, https://, memory://, file://, ...), and not a path."""
     return isinstance(url, str) and "://" in url
+
+
+def path_or_url(text: str | Path) -> str | Path:
+    """What a user wrote for a folder."""
+    return text if is_remote(text) else Path(text)
 
 
 def join(folder: str | Path, *names: str) -> str | Path:

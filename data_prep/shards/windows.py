@@ -140,6 +140,12 @@ class Windows:
             positions = _positions(rows, places, filled, length)
         return WindowBatch(tokens[:, :-1], tokens[:, 1:], real, positions)
 
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Say which windows are read soon: their tokens are fetched in the background where the shards are remote."""
+        if self.shards.is_fetched:
+            pieces = self._pieces(np.asarray(indices, dtype=np.int64))
+            self.shards.prefetch(pieces.starts, pieces.sizes)
+
     def _pieces(self, indices: np.ndarray) -> _Pieces:
         if len(indices) and not -1 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"windows {indices.min()} to {indices.max()} of {len(self)}")

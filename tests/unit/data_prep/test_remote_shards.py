@@ -14,12 +14,15 @@ from typing import ClassVar
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import packing
+from data_prep.__main__ import main
 from data_prep.shards import CacheSettings, ShardError, ShardWriter, TokenShards, Windows, write_manifest
 from data_prep.shards.cache import DIGEST_BYTES, ChunkCache
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
@@ -200,8 +203,26 @@ def test_packed_windows_through_a_url(corpus, cache, tmp_path):
     remote = Windows(TokenShards.open(folder.as_uri(), cache=cache), 512, "best_fit", documents=True)
     assert remote.fingerprint == local.fingerprint and len(remote) == len(local)
     indices = np.random.default_rng(0).permutation(len(local))
+    remote.prefetch(indices[:50])
     for name in ("inputs", "targets", "real", "positions"):
         assert np.array_equal(getattr(remote.read(indices), name), getattr(local.read(indices), name))
+
+
+def test_commands_take_a_url(corpus, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "train"
+    shutil.copytree(corpus, folder)
+    for name, _, _ in TokenShards.open(folder).shard_spans():
+        rows = [{"id": name, "source": "s", "licence": "MIT", "url": None, "start": 0, "tokens": 50}]
+        pq.write_table(pa.Table.from_pylist(rows), folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
+    url = folder.as_uri()
+    assert main(["verify", url]) == 0 and f"{url}: " in capsys.readouterr().out
+    assert main(["trace", url, "--window", "0", "--length", "64"]) == 0
+    assert capsys.readouterr().out.split() == ["50", "tokens", "shard-00000.tokens", "s", "MIT", "no", "URL"]
+    assert main(["pack", url, "--length", "64", "--dry-run"]) == 0 and "not written" in capsys.readouterr().out
+    assert main(["pack", url, "--length", "64"]) == 2 and "to a local folder only" in capsys.readouterr().err
+    assert main(["takedown", url, "x", "--reason", "r"]) == 2 and "to a local folder only" in capsys.readouterr().err
+    assert any((tmp_path / "home" / "moenda" / "shards").iterdir())
 
 
 def test_requests_are_tried_again_and_then_the_error_names_url_and_attempts(corpus, url, cache):
@@ -243,6 +264,13 @@ def test_a_damaged_cache_is_fetched_again(corpus, url, cache):
             path.unlink()
             path.write_bytes(raw)
         assert np.array_equal(stream(TokenShards.open(url, cache=cache)), expected)
+
+
+def test_a_cache_that_is_emptied_while_in_use(corpus, url, cache):
+    shards, expected = TokenShards.open(url, cache=cache), stream(TokenShards.open(corpus))
+    for _ in range(2):
+        assert np.array_equal(stream(shards), expected)
+        shutil.rmtree(cache.folder)
 
 
 def test_a_chunk_that_came_wrong_is_fetched_again(corpus, url, cache):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -308,6 +309,12 @@ def test_files_and_shards_in_use_are_bounded(tmp_path, monkeypatch):
         shards.read(11 * index, 11 * index + 1)
     with pytest.raises(ShardError, match=r"shard-00003\.tokens: was replaced or changed while it was in use"):
         shards.read(33, 34)
+
+
+def test_without_a_limit_of_open_files(tmp_path, monkeypatch):
+    stream = write(tmp_path, [[[1, 2, 3]], [[4]]])
+    monkeypatch.setattr("resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert np.array_equal(TokenShards.open(tmp_path).read(0, len(stream)), stream)
 
 
 def test_threads_read_while_files_are_closed_and_opened(tmp_path, monkeypatch):

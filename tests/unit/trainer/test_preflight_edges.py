@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -16,6 +17,7 @@ from data_prep.shards import ShardWriter, tokenizer_fingerprint, write_manifest
 from tests.corpora import FINGERPRINT, write_shards
 from tests.models import FAMILIES, run_file
 from trainer import run_folder
+from trainer.data.loader import Loader
 from trainer.preflight import prepare
 from trainer.state import TrainState
 
@@ -194,3 +196,28 @@ def test_the_same_corpus_elsewhere_is_the_same_run(tmp_path, shards):
     run_folder.take(first.folder, first.record).close()
     shutil.copytree(shards, tmp_path / "moved")
     assert plan(tmp_path, run_file(tmp_path / "run", tmp_path / "moved")).record["identity"] == first.record["identity"]
+
+
+def test_shards_behind_a_url_give_the_same_batches(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards)
+    local = plan(tmp_path, config)
+    config["data"] |= {
+        "train": shards.as_uri(),
+        "validation": shards.as_uri(),
+        "cache": {"folder": str(tmp_path / "cache"), "gigabytes": 0.01, "chunk_kib": 64},
+    }
+    remote = plan(tmp_path, config)
+    assert remote.record["identity"] == local.record["identity"]
+    one, other = (Loader(found.corpus, found.batches, 1).step(0) for found in (local, remote))
+    assert one.digest == other.digest
+    for ours, theirs in zip(one.micro_batches, other.micro_batches, strict=True):
+        assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.targets, theirs.targets)
+    assert len(list((tmp_path / "cache").rglob("*"))) > 3
+
+
+def test_a_cache_that_cannot_be_and_a_url_that_is_wrong(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards)
+    refused(tmp_path, config | {"data": config["data"] | {"cache": {"gigabytes": 0.001}}}, "data.cache", "16 chunks")
+    refused(tmp_path, config | {"data": config["data"] | {"cache": {"chunk_kib": 100}}}, "data.cache.chunk_kib", "64")
+    wrong = config["data"] | {"train": (tmp_path / "nothing").as_uri()}
+    refused(tmp_path, config | {"data": wrong}, "data.train", "no manifest.json")
