@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,3 +94,22 @@ def synthetic_manifest(
     }
     (folder / MANIFEST).write_text(manifest_text(manifest))
     return folder
+
+
+def build_corpus(folder: Path, name: str, licence: str, documents: int, tokenizer: dict) -> Path:
+    """Build a corpus of short documents with data_prep, and return its training shards; one document is much longer."""
+    from data_prep import corpus, recipe
+    from data_prep.stage import Runner
+
+    rows = [{"text": f"{name} {n}: the mill turns {n % 7} times. " * (12 if n == 3 else n % 3 + 1), "url": f"https://{name}.org/{n}"}
+            for n in range(documents)]  # fmt: skip
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    described = {
+        "output": name,
+        "sources": [{"type": "jsonl", "name": name, "paths": [f"{name}.jsonl"], "licence": licence}],
+        "tokenizer": tokenizer,
+        "shards": {"tokens_per_shard": 150, "validation_fraction": 0},
+    }
+    (folder / f"{name}.json").write_text(json.dumps(described))
+    corpus.run(recipe.load(folder / f"{name}.json", []), Runner(1))
+    return folder / name / "shards" / "train"

@@ -7,6 +7,7 @@ checkpoints.
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def init_distributed(process: Process) -> torch.device:
     """Join the job's process group and choose this process's device."""
     # DeepSpeed's to mend; a line per collective and rank would bury the progress lines
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    defaults = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} if process.world_size == 1 else {}
+    defaults = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()} if process.world_size == 1 else {}
     defaults |= {"RANK": process.rank, "WORLD_SIZE": process.world_size, "LOCAL_RANK": process.local_rank}
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))
@@ -80,6 +81,13 @@ def init_distributed(process: Process) -> torch.device:
         accelerator.set_device(process.local_rank)
     deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False)
     return torch.device(accelerator.current_device_name())
+
+
+def _free_port() -> int:
+    """A port for a job of one process, which nobody else needs to know."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class _Engine:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import corpus, packing, recipe
+from data_prep import packing
 from data_prep.__main__ import main as data_prep
 from data_prep.shards import TokenShards
-from data_prep.stage import Runner
 from tests import launch
+from tests.corpora import build_corpus
 from tests.models import run_file
 from trainer import tracing
 from trainer.__main__ import main as trainer
@@ -24,27 +24,11 @@ from trainer.ledger import LEDGER_FILE
 LENGTH = 32
 
 
-def built(folder: Path, name: str, licence: str, documents: int, tokenizer: dict) -> Path:
-    """Shards of short documents, one of which is longer than a window."""
-    rows = [{"text": f"{name} {n}: the mill turns {n % 7} times. " * (12 if n == 3 else n % 3 + 1), "url": f"https://{name}.org/{n}"}
-            for n in range(documents)]  # fmt: skip
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    described = {
-        "output": name,
-        "sources": [{"type": "jsonl", "name": name, "paths": [f"{name}.jsonl"], "licence": licence}],
-        "tokenizer": tokenizer,
-        "shards": {"tokens_per_shard": 150, "validation_fraction": 0},
-    }
-    (folder / f"{name}.json").write_text(json.dumps(described))
-    corpus.run(recipe.load(folder / f"{name}.json", []), Runner(1))
-    return folder / name / "shards" / "train"
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trace")
-    built(folder, "web", "CC-BY-4.0", 40, {"vocab_size": 300})
-    books = built(folder, "books", "MIT", 12, {"path": "web/tokenizer"})
+    build_corpus(folder, "web", "CC-BY-4.0", 40, {"vocab_size": 300})
+    books = build_corpus(folder, "books", "MIT", 12, {"path": "web/tokenizer"})
     packing.make(TokenShards.open(books), "best_fit", LENGTH)
     made = run_file(folder / "run", books, schedule={"total_tokens": 12 * 256, "warmup_tokens": 0})
     made["data"] = {
@@ -113,7 +97,7 @@ def test_what_a_run_does_not_know(run, question, said, capsys):
 def test_shards_that_were_replaced_are_noticed(run, tmp_path, capsys):
     folder = shutil.copytree(run.parent, tmp_path / "copy")
     shutil.rmtree(folder / "web")
-    built(folder, "web", "CC-BY-4.0", 41, {"path": "books/tokenizer"})
+    build_corpus(folder, "web", "CC-BY-4.0", 41, {"path": "books/tokenizer"})
     effective = folder / "run" / "effective_config.json"
     effective.write_text(effective.read_text().replace(str(run.parent), str(folder)))
     assert trainer(["trace", str(folder / "run"), "--step", "2"]) == 2
