@@ -301,6 +301,15 @@ def varlen_signature(
     """The arguments of flash_attn_varlen_func, which Hugging Face looks for by name."""
 
 
+def test_flex_attention_takes_a_mask_of_blocks():
+    model = built("mistral, window 5", "sdpa")
+    tokens, positions = (part[:1] for part in packed_rows())
+    with torch.no_grad(), DocumentMasks(model)(positions, torch.device("cpu")) as options:
+        expected = model(tokens, use_cache=False, **options).logits
+        model.config._attn_implementation = "flex_attention"
+        assert (model(tokens, use_cache=False, **options).logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+
+
 def test_nothing_changes_outside():
     """A window that is one document takes Hugging Face's own path, to the bit; so does all without positions."""
     model = built("llama", "sdpa")
