@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,7 +113,7 @@ def packed_rows() -> tuple[torch.Tensor, torch.Tensor]:
 def documents_alone() -> list[tuple[int, int, int]]:
     """(row, start, stop) of each document."""
     bounds = [np.cumsum([0, *row]) for row in ROWS]
-    return [(row, int(a), int(b)) for row, ends in enumerate(bounds) for a, b in zip(ends, ends[1:], strict=False)]
+    return [(row, int(a), int(b)) for row, ends in enumerate(bounds) for a, b in pairwise(ends)]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -174,9 +175,9 @@ def largest_tensor(name: str, attention: str, lengths: list[int]) -> int:
     length = sum(lengths)
     model = built(name, attention, **{"n_positions" if name == "gpt2" else "max_position_embeddings": length})
     tokens = torch.randint(1, 64, (1, length))
-    with DocumentMasks(model)(torch.cat([torch.arange(n) for n in lengths])[None], torch.device("cpu")) as options:
-        with LargestTensor() as watch:
-            model(tokens, use_cache=False, **options).logits.sum().backward()
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    with DocumentMasks(model)(positions, torch.device("cpu")) as options, LargestTensor() as watch:
+        model(tokens, use_cache=False, **options).logits.sum().backward()
     return watch.elements
 
 
@@ -223,7 +224,7 @@ def test_regrouped_attention_is_attention_under_a_mask(rows, window, groups):
         ours, _ = document_mask.sdpa(module, *states, None, scaling=0.3, sliding_window=window)
     by_hand = np.full((batch, 1, length, length), False)
     for row, lengths in enumerate(rows):
-        for start, stop in zip(np.cumsum([0, *lengths]), np.cumsum(lengths), strict=False):
+        for start, stop in pairwise(np.cumsum([0, *lengths])):
             for query in range(start, stop):
                 by_hand[row, 0, query, max(start, query - window + 1 if window else start) : query + 1] = True
     assert np.array_equal(documents.mask(window).expand(batch, 1, length, length).numpy(), by_hand)
@@ -267,8 +268,8 @@ def varlen(query, key, value, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_s
     """What flash attention's varlen kernel does, [tokens, heads, width], in plain PyTorch."""
     assert torch.equal(cu_seqlens_q, cu_seqlens_k) and cu_seqlens_q.dtype == torch.int32 and options.pop("causal")
     assert isinstance(max_seqlen_q, int) and max_seqlen_q == max_seqlen_k == int(cu_seqlens_q.diff().max())
-    outputs, bounds = [], cu_seqlens_q.tolist()
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    outputs = []
+    for start, stop in pairwise(cu_seqlens_q.tolist()):
         parts = [part[start:stop].transpose(0, 1) for part in (query, key, value)]
         parts[1:] = [part.repeat_interleave(len(parts[0]) // len(part), 0) for part in parts[1:]]
         places = torch.arange(stop - start)
@@ -299,6 +300,15 @@ def varlen_signature(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, window_size
 ):
     """The arguments of flash_attn_varlen_func, which Hugging Face looks for by name."""
+
+
+def test_flex_attention_takes_a_mask_of_blocks():
+    model = built("mistral, window 5", "sdpa")
+    tokens, positions = (part[:1] for part in packed_rows())
+    with torch.no_grad(), DocumentMasks(model)(positions, torch.device("cpu")) as options:
+        expected = model(tokens, use_cache=False, **options).logits
+        model.config._attn_implementation = "flex_attention"
+        assert (model(tokens, use_cache=False, **options).logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
 
 
 def test_nothing_changes_outside():
@@ -401,7 +411,7 @@ def test_the_probe_finds_what_leaks(dtype, precision):
             self._takes_positions = False
 
     for name, masks in (("llama", Leaking), ("gpt2", Leaking), ("gpt2", GoingOn)):
-        with pytest.raises(DocumentMaskError, match='with model.attention "sdpa" does not treat a document') as refusal:
+        with pytest.raises(DocumentMaskError, match=r'with model\.attention "sdpa" does not treat a document') as refusal:
             probe(fresh(name, "sdpa", dtype), masks, precision)
         assert "alone" in str(refusal.value) and "data.document_mask to false" in str(refusal.value)
     config = build.load_config(
