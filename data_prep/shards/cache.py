@@ -72,13 +72,13 @@ class CacheSettings:
 
 
 class ChunkCache:
-    """The folder of a cache. Safe among threads, processes, and processes that die."""
+    """The folder of a cache; chunks go by their paths. Safe among threads, processes, and processes that die."""
 
     def __init__(self, settings: CacheSettings):
         self.settings, self.folder = settings, settings.path
-        self._known: dict[Path, tuple[int, int, float]] = {}  # chunk -> inode, time written, time marked as used
+        self._known: dict[str, tuple[int, int, float]] = {}  # chunk -> inode, time written, time marked as used
 
-    def read_into(self, chunk: Path, offset: int, buffer: memoryview, fetch: Callable[[], bytes]) -> None:
+    def read_into(self, chunk: str, offset: int, buffer: memoryview, fetch: Callable[[], bytes]) -> None:
         """Fill `buffer` from byte `offset` of a chunk; `fetch()` gets its content where it is missing or damaged."""
         if not self._read(chunk, offset, buffer):
             content = self._fetched(chunk, fetch)
@@ -87,18 +87,22 @@ class ChunkCache:
             elif not self._read(chunk, offset, buffer):  # removed since another process fetched it
                 buffer[:] = fetch()[offset : offset + len(buffer)]
 
-    def fetch(self, chunk: Path, fetch: Callable[[], bytes]) -> None:
+    def fetch(self, chunk: str, fetch: Callable[[], bytes]) -> None:
         """Have a chunk in the cache."""
         if not self._read(chunk, 0, memoryview(bytearray(0))):
             self._fetched(chunk, fetch)
 
-    def remove(self, chunk: Path) -> None:
+    def has_read(self, chunk: str) -> bool:
+        """Whether this process has read the chunk; it may have gone since."""
+        return chunk in self._known
+
+    def remove(self, chunk: str) -> None:
         """Forget a chunk that was found wrong."""
         with self._locked("lock"):
             self._known.pop(chunk, None)
-            chunk.unlink(missing_ok=True)
+            Path(chunk).unlink(missing_ok=True)
 
-    def _read(self, chunk: Path, offset: int, buffer: memoryview) -> bool:
+    def _read(self, chunk: str, offset: int, buffer: memoryview) -> bool:
         """Whether the chunk is there and whole; then `buffer` is filled."""
         try:
             descriptor = os.open(chunk, os.O_RDONLY | os.O_CLOEXEC)
@@ -120,7 +124,7 @@ class ChunkCache:
         finally:
             os.close(descriptor)
 
-    def _mark(self, chunk: Path, descriptor: int, status: os.stat_result) -> None:
+    def _mark(self, chunk: str, descriptor: int, status: os.stat_result) -> None:
         os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
@@ -131,9 +135,9 @@ class ChunkCache:
         raw = os.pread(descriptor, size, 0)
         return size > DIGEST_BYTES and len(raw) == size and _digest(raw[:-DIGEST_BYTES]) == raw[-DIGEST_BYTES:]
 
-    def _fetched(self, chunk: Path, fetch: Callable[[], bytes]) -> bytes | None:
+    def _fetched(self, chunk: str, fetch: Callable[[], bytes]) -> bytes | None:
         """Fetch a chunk, store it and return its content; None when another process did it meanwhile."""
-        with self._locked(f"lock-{xxhash.xxh3_64_intdigest(str(chunk).encode()) % LOCKS:03d}"):
+        with self._locked(f"lock-{xxhash.xxh3_64_intdigest(chunk.encode()) % LOCKS:03d}"):
             if self._read(chunk, 0, memoryview(bytearray(0))):
                 return None
             content = fetch()
@@ -143,15 +147,15 @@ class ChunkCache:
                 raise self._unusable(error) from None
             return content
 
-    def _store(self, chunk: Path, content: bytes) -> None:
+    def _store(self, chunk: str, content: bytes) -> None:
         size = len(content) + DIGEST_BYTES
         with self._locked("lock"):
             total = self._total()
             if total + size > self.settings.max_bytes:
                 total = self._make_room(size)
-            partial = chunk.with_name(f"{chunk.name}.partial")
+            partial = Path(f"{chunk}.partial")
             _write_size(self.folder / "size", total + size)
-            chunk.parent.mkdir(exist_ok=True)
+            partial.parent.mkdir(exist_ok=True)
             with partial.open("wb") as file:
                 file.write(content)
                 file.write(_digest(content))

@@ -216,6 +216,7 @@ class MegatronShards(TokenStream):
     text_bytes: None = None
     cache: None = None
     """No settings of a cache: pairs are read where they lie."""
+    is_fetched = False
 
     def __init__(self, folder: Path, parts: list[_Part], vocabulary: Vocabulary):
         super().__init__(parts, np.result_type(*(part.pair.header.dtype for part in parts)))

@@ -204,7 +204,10 @@ class TokenShards:
             return
         self._prefetcher = self._prefetcher or Prefetcher()
         for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-            self._prefetcher.hint(partial(self._fetch, start, min(start + size, self.tokens)))
+            index = bisect_right(self._first, start) - 1
+            shard, width = self._shards.get(index), self.dtype.itemsize
+            if shard is None or not shard.is_at_hand((start - self._first[index]) * width, size * width):
+                self._prefetcher.hint(partial(self._fetch, start, min(start + size, self.tokens)))
 
     def _fetch(self, start: int, stop: int) -> None:
         index, width = bisect_right(self._first, start) - 1, self.dtype.itemsize

@@ -31,7 +31,7 @@ class RemoteFile:
             raise MissingError(f"{url}: cannot be read: no such file.")
         self._cache = _cache(settings)
         identity = f"{url}\n{version}\n{self.size}\n{settings.chunk_bytes}"
-        self._folder = self._cache.folder / xxhash.xxh3_128_hexdigest(identity.encode())
+        self._folder = f"{self._cache.folder}/{xxhash.xxh3_128_hexdigest(identity.encode())}/"
 
     def _chunks(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """(number, first byte, byte after the last) of the chunks with these bytes. Borders lie HEADER_BYTES behind
@@ -56,7 +56,7 @@ class RemoteFile:
         for number, start, stop in self._chunks(offset, len(buffer)):
             first, last = max(start, offset), min(stop, end)
             part = buffer[first - offset : last - offset]
-            self._cache.read_into(self._folder / str(number), first - start, part, self._getter(start, stop))
+            self._cache.read_into(f"{self._folder}{number}", first - start, part, self._getter(start, stop))
 
     def _getter(self, start: int, stop: int) -> Callable[[], bytes]:
         return lambda: self._get(start, stop)
@@ -68,11 +68,14 @@ class RemoteFile:
 
     def fetch(self, offset: int, length: int) -> None:
         for number, start, stop in self._chunks(offset, min(length, self.size - offset)):
-            self._cache.fetch(self._folder / str(number), self._getter(start, stop))
+            self._cache.fetch(f"{self._folder}{number}", self._getter(start, stop))
+
+    def is_at_hand(self, offset: int, length: int) -> bool:
+        return all(self._cache.has_read(f"{self._folder}{number}") for number, _, _ in self._chunks(offset, length))
 
     def refetch(self, offset: int, length: int) -> bool:
         for number, _, _ in self._chunks(offset, length):
-            self._cache.remove(self._folder / str(number))
+            self._cache.remove(f"{self._folder}{number}")
         return True
 
 

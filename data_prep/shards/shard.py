@@ -70,6 +70,10 @@ class Shard:
             return False
         return True
 
+    def is_at_hand(self, start: int, length: int) -> bool:
+        """Whether `fetch` would be of no use, as far as is known."""
+        return self.file.is_at_hand(HEADER_BYTES + start, length)
+
     def fetch(self, start: int, length: int) -> None:
         """Have these bytes of the tokens at hand for a later read."""
         self.file.fetch(HEADER_BYTES + start, length)

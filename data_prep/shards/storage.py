@@ -40,6 +40,9 @@ class ByteFile(Protocol):
     def read(self, offset: int, length: int) -> np.ndarray:
         """uint8 [length], writable. Raises ShardError as `read_into`."""
 
+    def is_at_hand(self, offset: int, length: int) -> bool:
+        """Whether `fetch` would be of no use, as far as is known without a look."""
+
     def fetch(self, offset: int, length: int) -> None:
         """Have these bytes at hand for a later read."""
 
@@ -114,6 +117,9 @@ class LocalFile:
         out = np.empty(length, np.uint8)
         self.read_into(offset, memoryview(out))
         return out
+
+    def is_at_hand(self, offset: int, length: int) -> bool:
+        return True
 
     def fetch(self, offset: int, length: int) -> None:
         """Nothing: the system reads ahead."""

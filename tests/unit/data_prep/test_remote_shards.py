@@ -282,7 +282,7 @@ def test_a_chunk_that_came_wrong_is_fetched_again(corpus, url, cache):
         raw = bytearray(path.read_bytes()[:-DIGEST_BYTES])
         raw[len(raw) // 2] ^= 1
         path.unlink()
-        store._store(path, bytes(raw))
+        store._store(str(path), bytes(raw))
     assert np.array_equal(stream(TokenShards.open(url, cache=cache)), expected)
 
 
@@ -352,10 +352,10 @@ def test_chunks_used_longest_ago_go_first(tmp_path):
     store, buffer = ChunkCache(cache), memoryview(bytearray(1))
     chunks = [cache.folder / "file" / str(number) for number in range(20)]
     for number, chunk in enumerate(chunks[:16]):
-        store.read_into(chunk, 0, buffer, lambda number=number: bytes([number]) * CHUNK)
+        store.read_into(str(chunk), 0, buffer, lambda number=number: bytes([number]) * CHUNK)
         os.utime(chunk, ns=(number, chunk.stat().st_mtime_ns))
-    ChunkCache(cache).read_into(chunks[0], 5, buffer, lambda: pytest.fail("it is there"))
-    store.fetch(chunks[16], lambda: b"x" * CHUNK)
+    ChunkCache(cache).read_into(str(chunks[0]), 5, buffer, lambda: pytest.fail("it is there"))
+    store.fetch(str(chunks[16]), lambda: b"x" * CHUNK)
     kept = {int(path.name) for path in cached(cache)}
     assert {0, 16} < kept and not {1, 2} & kept and len(kept) >= 13
 
