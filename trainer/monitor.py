@@ -137,7 +137,8 @@ class Monitor:
         self, state: TrainState, loss: float, learning_rate: float, norm: float | None, rate: float, mfu: float | None
     ) -> None:
         done = state.tokens_seen - self._plan.start.tokens_seen
-        left = (self._plan.total_tokens - state.tokens_seen) * (time.monotonic() - self._began) / done
+        end = self._plan.batches.tokens_after(self._plan.total_steps)
+        left = (end - state.tokens_seen) * (time.monotonic() - self._began) / done
         parts = [
             f"step {state.step}/{self._plan.total_steps}",
             f"{state.tokens_seen:,} tokens",

@@ -28,8 +28,8 @@ BITS = 40
 """Of a point of the sequence: weights are exact to 2^-40, and a segment repeats its pattern after 2^40 windows."""
 _ONE = 1 << BITS
 RUN = (64, 4096)
-"""Windows whose places are computed together, and kept for the next steps, at least and at most: numpy works on many at the cost
-of a few."""
+"""Windows whose places are computed together, and kept for the next steps, at least and at most: numpy works on many at the
+cost of a few."""
 _CACHED_EPOCHS = 64
 _CACHED_RUNS = 4
 

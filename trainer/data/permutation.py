@@ -15,9 +15,9 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 class Permutation:
     """A keyed bijection of [0, size), computed element by element.
 
-    A Feistel network permutes the smallest power of two that holds `size` (of an odd number of bits, the halves differ by one and
-    take turns: an alternating network, Schneier & Kelsey 1996); positions that land outside are sent through again until they land
-    inside (cycle walking, Black & Rogaway 2002), fewer than 2 times on average.
+    A Feistel network permutes the smallest power of two that holds `size` (of an odd number of bits, the halves differ by one
+    and take turns: an alternating network, Schneier & Kelsey 1996); positions that land outside are sent through again until
+    they land inside (cycle walking, Black & Rogaway 2002), fewer than 2 times on average.
     """
 
     def __init__(self, size: int, key: int):
@@ -61,8 +61,8 @@ class Permutation:
 
 
 def _mixed(values: np.ndarray, key: np.uint64, mask: np.uint64, other: np.ndarray) -> np.ndarray:
-    """other ^ (f(values ^ key) & mask), f splitmix64's finaliser (Steele, Lea & Flood 2014): every input bit reaches every output
-    bit. In place, since memory is what takes the time."""
+    """other ^ (f(values ^ key) & mask), f splitmix64's finaliser (Steele, Lea & Flood 2014): every input bit reaches every
+    output bit. In place, since memory is what takes the time."""
     out = values ^ key
     for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
         out ^= out >> shift
