@@ -27,6 +27,8 @@ from trainer.data.permutation import Permutation
 BITS = 40
 """Of a point of the sequence: weights are exact to 2^-40, and a segment repeats its pattern after 2^40 windows."""
 _ONE = 1 << BITS
+_NEVER = 1 << 60
+"""Windows that no run comes to; what lies beyond them is not looked for."""
 RUN = (64, 4096)
 """Windows whose places are computed together, and kept for the next steps, at least and at most: numpy works on many at the
 cost of a few."""
@@ -208,17 +210,25 @@ class Mixture:
         if not total:
             return None
         bounds, sums = [0], Fraction(0)
-        for weight in weights:
+        for source, weight in zip(self.sources, weights, strict=True):
             sums += weight
             bounds.append(floor(sums * _ONE / total))
+            if weight and bounds[-1] == bounds[-2]:
+                raise MixtureError(
+                    f"the weight of {source.name} is {float(weight / total):.1e} of the windows, too little to count (less "
+                    f"than 2^-{BITS}). Give it more, or 0."
+                )
         return np.array(bounds, dtype=np.int64)
 
     def _first_used_up(self, bounds: np.ndarray, before: np.ndarray) -> int | None:
         """Windows of a segment until the first source is used up."""
         ends = []
         for number, source in enumerate(self.sources):
-            if source.max_windows is not None and bounds[number] < bounds[number + 1]:
-                ends.append(self._offset(bounds, number, source.max_windows - int(before[number]) - 1) + 1)
+            share = int(bounds[number + 1] - bounds[number])
+            if source.max_windows is not None and share:
+                last = source.max_windows - int(before[number]) - 1
+                if last * _ONE // share < _NEVER:
+                    ends.append(self._offset(bounds, number, last) + 1)
         return min(ends, default=None)
 
     def _offset(self, bounds: np.ndarray, source: int, place: int) -> int:

@@ -173,6 +173,14 @@ def test_the_same_windows_twice_are_refused():
         Mixture([source("a", 10), twin], [Stage(0, {"a": Fraction(1), "b": Fraction(1)})], 1)
 
 
+def test_a_weight_too_small_to_count_is_refused_and_one_just_large_enough_is_not():
+    sources = [source("a", 10**12, epochs=Fraction(1)), source("b", 10)]
+    with pytest.raises(MixtureError, match=r"the weight of a is 1\.0e-13 of the windows, too little"):
+        Mixture(sources, [Stage(0, {"a": Fraction(1), "b": Fraction(10**13)})], 1)
+    mixture = Mixture(sources, [Stage(0, {"a": Fraction(1), "b": Fraction(10**11)})], 1)
+    assert mixture.end is None and mixture.counts(2**40)[mixture.sources.index(sources[0])] == 10
+
+
 @pytest.mark.parametrize("start", [0, 2**40 - 700, 2**40 + 5, 3 * 2**40 - 100])
 def test_positions_beyond_the_pattern(start):
     """1 T windows and more: the pattern repeats, the sources' windows do not."""
