@@ -1,25 +1,31 @@
 """From a corpus on disk to batches of 2048-token windows in shuffled order: start-up, memory, windows/s, beside three rivals.
 
-    python bench/loader.py --mosaic-python PYTHON [--tokens 1e7 1e8 1e9] [--rounds 5] [--quick] [--work FOLDER]
+    python bench/loader.py --rivals PYTHON [--tokens 1e7 1e8 1e9] [--rounds 5] [--quick] [--work FOLDER]
     python bench/loader.py --only waiting          # what part of the steps of a real run waits for data
 
 The same documents (random uint16 ids, lengths like those of web pages) are written by each format's own writer: moenda's
-ShardWriter, megatron-core's IndexedDatasetBuilder, litdata's optimize, mosaicml-streaming's MDSWriter. Each figure is of a process
-of its own, the ways take turns, --rounds times; printed are medians, with the files in the page cache:
+ShardWriter, megatron-core's IndexedDatasetBuilder, litdata's optimize, mosaicml-streaming's MDSWriter. Each figure is of a
+process of its own, the ways take turns, --rounds times; printed are medians, with the files in the page cache:
 
   first s     from the first constructor to the first batch in hand, imports before it; indexes built before, where not said
   MB, own     growth of resident memory above the imports, at the first batch and after all windows; own: without file pages
   windows/s   in training order, batches of 16 as int64 tensors of inputs and targets: the first windows read, and later ones
 
-Megatron is read through GPTDataset (one source) and BlendedDataset (70/30) with its native index builders, its fast cache load and
-deferred maps where the indexes are built; the others by their StreamingDataset with their own shuffles; all with torch's DataLoader
-(litdata: its StreamingDataLoader) in the one process, for the largest corpus also with 2 workers. moenda's figures are of the
-trainer's own Loader, checksums verified: "verified before" shows an epoch's later windows. The ceiling is numpy.memmap: rows copied
-at shuffled places into one array that is used again. mosaicml-streaming asks for transformers < 5 and numpy < 2.2, so it has its
-own environment: pip install -c constraints.txt 'mosaicml-streaming>=0.13,<0.14'; its python is --mosaic-python.
+Megatron is read through GPTDataset (one source) and BlendedDataset (70/30) with its native index builders, its fast cache load
+and deferred maps where the indexes are built; the others by their StreamingDataset with their own shuffles; all with torch's
+DataLoader (litdata: its StreamingDataLoader) in the one process, for the largest corpus also with 2 workers. moenda's figures
+are of the trainer's own Loader, in steps of 16 batches (0.5 M tokens, GPT-3's smallest). It checks each block of 64 KiB when it
+is first touched, which the first windows pay; "whole epoch" is the mean over all windows, "verified before" an epoch's end. The
+ceiling is numpy.memmap: rows copied at shuffled places into one array, used again.
 
-1 T and 100 T tokens are one sparse shard under many names with a true index. What the rivals would need for them is computed, from
-how much they grew between the two largest corpora that they did hold.
+mosaicml-streaming asks for transformers < 5 and numpy < 2.2, and two of the rivals bring torchvision, whose CUDA build
+transformers cannot import beside a CPU torch. So the rivals have an environment of their own, whose python is --rivals (without
+it they are left out):
+
+    pip install -c constraints.txt 'litdata>=0.2.76,<0.3' 'megatron-core>=0.16,<0.17' 'mosaicml-streaming>=0.13,<0.14'
+
+1 T and 100 T tokens are one sparse shard under many names with a true index. What the rivals would need for them is computed,
+from how much they grew between the two largest corpora that they did hold.
 """
 
 from __future__ import annotations
@@ -44,13 +50,13 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-LENGTH, BATCH, ACCUMULATION, SEED = 2048, 16, 4, 1234
+LENGTH, BATCH, ACCUMULATION, SEED = 2048, 16, 16, 1234
 VOCABULARY, EOD = 50_257, 0
 WEIGHTS = (0.7, 0.3)
 SHARD_TOKENS = 2**28
 MOST_WINDOWS = 16_384
 """Windows of one measurement, at most; never more than a fifth of an epoch."""
-FORMATS = ("moenda", "Megatron", "litdata", "mosaic")
+RIVALS = ("Megatron", "litdata", "mosaic")
 
 
 # the corpora
@@ -90,6 +96,13 @@ def write_moenda(folder: Path, tokens: int, seed: int, vocabulary: int = VOCABUL
                 if writer.tokens >= SHARD_TOKENS:
                     break
     write_manifest(folder, names)
+
+
+def write_numpy(folder: Path, tokens: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    with (folder / "tokens.bin").open("wb") as file:
+        for ids, _ in pieces(tokens, seed):
+            ids.tofile(file)
 
 
 def write_megatron(folder: Path, tokens: int, seed: int) -> None:
@@ -146,7 +159,13 @@ def write_mosaic(folder: Path, tokens: int, seed: int) -> None:
             rest = ids[whole:]
 
 
-WRITERS = {"moenda": write_moenda, "Megatron": write_megatron, "litdata": write_litdata, "mosaic": write_mosaic}
+WRITERS = {
+    "numpy": write_numpy,
+    "moenda": write_moenda,
+    "Megatron": write_megatron,
+    "litdata": write_litdata,
+    "mosaic": write_mosaic,
+}
 
 
 # the ways: each imports what it needs, then returns a function that opens the corpus and yields batches without end
@@ -167,6 +186,7 @@ def moenda(work: Path, blended: bool) -> Callable:
 
     def batches() -> Iterator:
         corpus = open_corpus(DataSection(sequence_length=LENGTH, **settings), SEED)
+        batches.epoch = lambda: sum(map(len, corpus.windows))
         batches.verify = lambda: [windows.shards.verify_all() for windows in corpus.windows]
         loader = Loader(corpus, BatchSchedule(plan), data_rank=0)
         for step in itertools.count():
@@ -281,10 +301,8 @@ def mosaic(work: Path, blended: bool, workers: int) -> Callable:
 
 
 def memmap(work: Path) -> Callable:
-    file = work / "Megatron-a" / "corpus.bin"
-
     def batches() -> Iterator:
-        tokens = np.memmap(file, np.uint16, "r")
+        tokens = np.memmap(work / "numpy-a" / "tokens.bin", np.uint16, "r")
         out = np.empty((BATCH, LENGTH + 1), np.int64)
         starts = np.random.default_rng(SEED).permutation((len(tokens) - 1) // LENGTH) * LENGTH
         while True:
@@ -296,10 +314,11 @@ def memmap(work: Path) -> Callable:
     return batches
 
 
-# name: (format, function of the folder, python of the format)
+# name: (format, what makes the function)
 WAYS: dict[str, tuple[str, Callable]] = {
-    "numpy.memmap": ("Megatron", memmap),
+    "numpy.memmap": ("numpy", memmap),
     "moenda": ("moenda", lambda work: moenda(work, False)),
+    "moenda, whole epoch": ("moenda", lambda work: moenda(work, False)),
     "moenda, verified before": ("moenda", lambda work: moenda(work, False)),
     "moenda, 70/30": ("moenda", lambda work: moenda(work, True)),
     "Megatron, building its index": ("Megatron", lambda work: megatron(work, False, True, 0)),
@@ -333,8 +352,16 @@ def windows_per_second(batches: Iterator, count: int) -> float:
     while done < count:
         inputs, targets = next(batches)
         done += len(inputs)
-    assert inputs.shape == targets.shape == (BATCH, LENGTH) and (inputs[:, 1:] == targets[:, :-1]).all()
-    return done / (time.perf_counter() - begin)
+    rate = done / (time.perf_counter() - begin)
+    check(inputs, targets)
+    return rate
+
+
+def check(inputs, targets) -> None:
+    """The same work from every way; targets that do not count are negative."""
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    assert inputs.shape == targets.shape == (BATCH, LENGTH) and inputs.dtype == targets.dtype == np.int64
+    assert ((inputs[:, 1:] == targets[:, :-1]) | (targets[:, :-1] < 0)).all()
 
 
 def measure(way: str, work: Path, windows: int) -> dict[str, float]:
@@ -348,7 +375,11 @@ def measure(way: str, work: Path, windows: int) -> dict[str, float]:
     if way.endswith("verified before"):
         make.verify()
     found["early"] = windows_per_second(batches, windows)
-    found["later"] = statistics.median(windows_per_second(batches, windows) for _ in range(3))
+    if way.endswith("whole epoch"):
+        rest = make.epoch() - BATCH * ACCUMULATION - windows
+        found["later"] = (rest + windows) / (rest / windows_per_second(batches, rest) + windows / found["early"])
+    else:
+        found["later"] = statistics.median(windows_per_second(batches, windows) for _ in range(3))
     found["mb_end"], found["own_end"] = (now - then for now, then in zip(memory(), before, strict=True))
     return found
 
@@ -369,7 +400,7 @@ def child(python: str, *arguments: str) -> str:
 def prepare(work: Path, tokens: int, formats: list[str], pythons: dict[str, str]) -> None:
     """Write the corpora that are not there, and bring all into the page cache."""
     for form in formats:
-        for seed, (name, share) in enumerate((("a", 1.0), ("b", 0.3))):
+        for seed, (name, share) in enumerate((("a", 1.0), ("b", 0.3))[: 1 if form == "numpy" else 2]):
             folder = work / f"{form}-{name}"
             if not (work / f"{folder.name}.done").exists():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -405,8 +436,8 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def compare(options: argparse.Namespace, scratch: Path) -> None:
-    pythons = {form: sys.executable for form in FORMATS} | {"mosaic": options.mosaic_python}
-    formats = [form for form in FORMATS if pythons[form]]
+    pythons = {form: options.rivals if form in RIVALS else sys.executable for form in WRITERS}
+    formats = [form for form in WRITERS if pythons[form]]
     results: dict[tuple[int, str], dict[str, float]] = {}
     for tokens in map(int, options.tokens):
         work = scratch / f"{tokens:.0e}"
@@ -504,13 +535,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=float, nargs="+", default=[1e7, 1e8, 1e9], help="sizes of the corpora, ascending")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="two sizes, 3 rounds: under 8 minutes")
+    parser.add_argument("--quick", action="store_true", help="10 M and 100 M tokens, 2 rounds: under 8 minutes")
     parser.add_argument("--work", type=Path, help="folder that keeps the corpora for later runs (12 GB); else a temporary one")
-    parser.add_argument(
-        "--mosaic-python", help="python of an environment with mosaicml-streaming; without it that rival is left out"
-    )
+    parser.add_argument("--rivals", help="python of an environment with the rivals; without it they are left out")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--steps", type=int, default=200, help="of the run that is asked how long it waits")
+    parser.add_argument("--steps", type=int, default=80, help="of the run that is asked how long it waits")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -525,7 +554,7 @@ def main() -> None:
         WRITERS[form](Path(folder), int(tokens), int(seed))
         return
     if options.quick:
-        options.tokens, options.rounds = [1e8, 1e9], 3
+        options.tokens, options.rounds = [1e7, 1e8], 2
     with tempfile.TemporaryDirectory() as scratch:
         for part in options.only:
             PARTS[part](options, options.work or Path(scratch))

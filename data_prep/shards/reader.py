@@ -44,6 +44,8 @@ MAX_SHARDS = 4096
 """Shards of a folder of which a process remembers what it checked: about 5 KiB each; 1.1 T tokens in shards of 2**28."""
 LOOKED_FOR = 1000
 """Local shards whose files are looked for, with the right size, when the folder is opened."""
+COPIED_TOGETHER = 1 << 17
+"""Tokens that are read one behind the other before they are copied to their places: what a processor's own cache holds."""
 LOOKED_INTO = 16
 """Local shards whose headers are read then, too."""
 
@@ -181,22 +183,23 @@ class TokenShards:
             self.prefetch(starts, sizes)
         first, width = self._index.first, self.dtype.itemsize
         shards = np.minimum(np.searchsorted(first, starts, side="right"), self.shard_count) - 1
-        ends = np.cumsum(sizes)
-        raw = np.empty(int(ends[-1]), self.dtype)
-        buffer, done = memoryview(raw).cast("B"), 0
         inside = stops <= first[shards + 1]
-        columns = (shards, (starts - first[shards]) * width, ends * width, inside, starts)
-        for index, offset, end, whole, start in zip(*(column.tolist() for column in columns), strict=True):
-            if whole and end > done:
-                self._shard(index).read_into(offset, buffer[done:end])
+        in_a_row = bool((places[1:] == places[:-1] + sizes[:-1]).all())  # then many are copied to their places together
+        room = max(int(sizes.max()), COPIED_TOGETHER if in_a_row else 0)
+        raw = np.empty(room, self.dtype)
+        buffer, done, place = memoryview(raw).cast("B"), 0, int(places[0])
+        columns = (shards, (starts - first[shards]) * width, sizes, inside, starts, places)
+        for index, offset, size, whole, start, wanted in zip(*(column.tolist() for column in columns), strict=True):
+            if done + size > room or not in_a_row:
+                out[place : place + done] = raw[:done]
+                done, place = 0, wanted
+            part = buffer[done * width : (done + size) * width]
+            if whole and size:
+                self._shard(index).read_into(offset, part)
             else:
-                self._read_raw(start, buffer[done:end])
-            done = end
-        if (places[1:] == places[:-1] + sizes[:-1]).all():
-            out[places[0] : places[0] + len(raw)] = raw
-            return
-        for place, size, end in zip(places.tolist(), sizes.tolist(), ends.tolist(), strict=True):
-            out[place : place + size] = raw[end - size : end]
+                self._read_raw(start, part)
+            done += size
+        out[place : place + done] = raw[:done]
 
     def prefetch(self, starts: np.ndarray, sizes: np.ndarray) -> None:
         """Say which spans of the stream are read soon (int64 [spans]): remote shards are fetched in the background."""

@@ -31,14 +31,6 @@ class WindowBatch:
     """int64 [windows, sequence_length], with document masks: places within the document's piece, from 0 where a document, its
     next piece, or padding starts."""
 
-    def __len__(self) -> int:
-        return len(self.real)
-
-    def __getitem__(self, rows: slice) -> WindowBatch:
-        """Some of the windows, as views."""
-        positions = None if self.positions is None else self.positions[rows]
-        return WindowBatch(self.inputs[rows], self.targets[rows], self.real[rows], positions)
-
 
 @dataclass(frozen=True)
 class _Pieces:

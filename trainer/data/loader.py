@@ -35,6 +35,12 @@ class MicroBatch:
     positions: torch.Tensor | None = None
     """With document masks: each token's place in its document."""
 
+    def split(self, parts: int) -> list[MicroBatch]:
+        """Equal parts, as views."""
+        size = len(self.inputs) // parts
+        positions = [None] * parts if self.positions is None else self.positions.split(size)
+        return [MicroBatch(*part) for part in zip(self.inputs.split(size), self.targets.split(size), positions, strict=True)]
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -86,14 +92,12 @@ class Loader:
         position, source, window = (array.reshape(shape)[:, self.data_rank] for array in (position, source, window))
         length = corpus.length_at(tokens_seen)
         # in one go: what reading costs besides the bytes is paid once for all micro-batches
-        whole = corpus.read(source.reshape(-1), window.reshape(-1))
-        size = plan.micro_batch_size
-        batches = [micro_batch(whole[row : row + size], length) for row in range(0, len(whole), size)]
+        windows = corpus.read(source.reshape(-1), window.reshape(-1))
         return StepBatch(
             plan=plan,
             sequence_length=length,
-            micro_batches=batches,
-            targets=int(np.count_nonzero(whole.real)),
+            micro_batches=micro_batch(windows, length).split(plan.gradient_accumulation_steps),
+            targets=int(np.count_nonzero(windows.real)),
             digest=digest(corpus.mixture.keys[source], window, position, length),
         )
 
