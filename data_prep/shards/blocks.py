@@ -70,6 +70,7 @@ class Blocks:
         self._table_offset, self._table_checksum, self._remedy = offset + size, table_checksum, remedy
         self._read_file = file.read_into
         self._verified = bytearray(b"\0" if verify else b"\xff") * (-(-self.count // 8))
+        self._verified_bits = np.frombuffer(self._verified, np.uint8)
         if verify and check_table:
             self._check_table()
 
@@ -87,6 +88,15 @@ class Blocks:
                 if not verified[block >> 3] >> (block & 7) & 1:
                     self._verify(block)
         self._read_file(self.offset + start, buffer)
+
+    def check(self, starts: np.ndarray, stops: np.ndarray) -> None:
+        """Verify the blocks of the bytes [starts, stops), int64 [spans], none empty. Raises ShardError for a damaged one."""
+        first, last, bits = starts // BLOCK_BYTES, (stops - 1) // BLOCK_BYTES, self._verified_bits
+        touched = (bits[first >> 3] >> (first & 7)) & (bits[last >> 3] >> (last & 7)) & 1
+        for row in np.flatnonzero((touched == 0) | (last - first > 1)).tolist():
+            for block in range(int(first[row]), int(last[row]) + 1):
+                if not self._verified[block >> 3] >> (block & 7) & 1:
+                    self._verify(block)
 
     def read(self, start: int, length: int) -> np.ndarray:
         """uint8 [length] from `start` on, as `read_into`."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import (
+    HEADER_BYTES,
     MANIFEST,
     MANIFEST_VERSION,
     REBUILD,
@@ -188,18 +189,33 @@ class TokenShards:
         room = max(int(sizes.max()), COPIED_TOGETHER if in_a_row else 0)
         raw = np.empty(room, self.dtype)
         buffer, done, place = memoryview(raw).cast("B"), 0, int(places[0])
-        columns = (shards, (starts - first[shards]) * width, sizes, inside, starts, places)
-        for index, offset, size, whole, start, wanted in zip(*(column.tolist() for column in columns), strict=True):
+        offsets = (starts - first[shards]) * width
+        whole = np.flatnonzero(inside & (sizes > 0))
+        readers = self._checked(shards[whole], offsets[whole], offsets[whole] + sizes[whole] * width)
+        columns = (shards, offsets, sizes, inside, starts, places)
+        for index, offset, size, one, start, wanted in zip(*(column.tolist() for column in columns), strict=True):
             if done + size > room or not in_a_row:
                 out[place : place + done] = raw[:done]
                 done, place = 0, wanted
             part = buffer[done * width : (done + size) * width]
-            if whole and size:
-                self._shard(index).read_into(offset, part)
+            if one and size:
+                readers[index](HEADER_BYTES + offset, part)
             else:
                 self._read_raw(start, part)
             done += size
         out[place : place + done] = raw[:done]
+
+    def _checked(
+        self, shards: np.ndarray, starts: np.ndarray, stops: np.ndarray
+    ) -> dict[int, Callable[[int, memoryview], None]]:
+        """By shard, what reads its file: the bytes [starts, stops) behind the headers are checked here, all of a shard at once,
+        since in Python a check costs more than the read."""
+        readers = {}
+        for index in set(shards.tolist()):
+            mine, shard = shards == index, self._shard(index)
+            shard.blocks.check(starts[mine], stops[mine])
+            readers[index] = shard.file.read_into
+        return readers
 
     def prefetch(self, starts: np.ndarray, sizes: np.ndarray) -> None:
         """Say which spans of the stream are read soon (int64 [spans]): remote shards are fetched in the background."""

@@ -1,6 +1,6 @@
 """Megatron corpora: time to open, random windows, memory, and conversion both ways.
 
-    python bench/megatron.py [--tokens 200_000_000] [--sparse 1_000_000_000_000] [--rounds 5]
+    python bench/megatron_pair.py [--tokens 200_000_000] [--sparse 1_000_000_000_000] [--rounds 5]
 
 A corpus of random ids in documents of 100 to 1,900 tokens is written as Megatron's pair and converted; windows of 2,048 tokens
 are read in random order from the pair as it is, from the converted shards, and from numpy.memmap. The sparse pair holds zeros,
