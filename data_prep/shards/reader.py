@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -71,6 +72,7 @@ class TokenShards:
         self._index = ShardIndex(folder, manifest, cache, verify)
         self._first = memoryview(self._index.first)  # of single numbers bisect is faster than numpy
         self._shards: OrderedDict[int, Shard] = OrderedDict()
+        self._lock = threading.Lock()
         self._prefetcher: Prefetcher | None = None
         self.is_fetched = is_remote(folder) or (cache is not None and cache.always)
         """Whether tokens come through a cache, so that `prefetch` is of use."""
@@ -124,14 +126,14 @@ class TokenShards:
         if shard is None:
             entry = self._index.entries(index, index + 1)[0]
             shard = Shard(join(self.folder, entry.name), entry, self._manifest, self.cache, self._verify)
-            self._shards[index] = shard
-            while len(self._shards) > MAX_SHARDS:
-                self._shards.popitem(last=False)
-        elif len(self._shards) == MAX_SHARDS:  # the order matters only where one may have to go
-            try:
-                self._shards.move_to_end(index)
-            except KeyError:  # another thread let it go meanwhile
+            with self._lock:
                 self._shards[index] = shard
+                while len(self._shards) > MAX_SHARDS:
+                    self._shards.popitem(last=False)
+        elif len(self._shards) == MAX_SHARDS:  # the order matters only where one may have to go
+            with self._lock:
+                if index in self._shards:  # another thread may have let it go meanwhile
+                    self._shards.move_to_end(index)
         return shard
 
     def shard_spans(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, int, int]]:
