@@ -222,21 +222,34 @@ class Mixture:
 
     def _first_used_up(self, bounds: np.ndarray, before: np.ndarray) -> int | None:
         """Windows of a segment until the first source is used up."""
-        ends = []
-        for number, source in enumerate(self.sources):
-            share = int(bounds[number + 1] - bounds[number])
-            if source.max_windows is not None and share:
-                last = source.max_windows - int(before[number]) - 1
-                if last * _ONE // share < _NEVER:
-                    ends.append(self._offset(bounds, number, last) + 1)
-        return min(ends, default=None)
+        shares = np.diff(bounds).tolist()
+        left = [
+            (number, source.max_windows - had)
+            for number, (source, had) in enumerate(zip(self.sources, before.tolist(), strict=True))
+            if source.max_windows is not None and shares[number]
+        ]
+        ranges = [self._near(count, shares[number]) for number, count in left]
+        low, high = min((r[0] for r in ranges), default=_NEVER), min((r[1] for r in ranges), default=_NEVER)
+        if high >= _NEVER:
+            return None
+        numbers, counts = (np.array(column, dtype=np.int64) for column in zip(*left, strict=True))
+        while low < high:
+            middle = (low + high) // 2
+            if (self._counts(bounds, middle)[numbers] >= counts).any():
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    @staticmethod
+    def _near(count: int, share: int) -> tuple[int, int]:
+        """Between how many windows of a segment and how many a source of this share has had `count` of them."""
+        slack = (BITS + 2) * _ONE // share + 2  # no count is further than BITS from its share
+        return max(0, count * _ONE // share - slack), count * _ONE // share + slack
 
     def _offset(self, bounds: np.ndarray, source: int, place: int) -> int:
         """Where in a segment the window of a source stands before which `place` of it stand."""
-        share = int(bounds[source + 1] - bounds[source])
-        near = place * _ONE // share
-        slack = (BITS + 2) * _ONE // share + 2  # no count is further than BITS from its share
-        low, high = max(0, near - slack), near + slack
+        low, high = self._near(place, int(bounds[source + 1] - bounds[source]))
         while low < high:
             middle = (low + high) // 2
             if int(self._counts(bounds, middle + 1)[source]) > place:
@@ -261,29 +274,26 @@ class Mixture:
             places[at] = before[number] + np.arange(len(at))
         return source, places
 
-    def _counts(self, bounds: np.ndarray, offset: int) -> np.ndarray:
-        """int64 [sources]: windows of each source among the first `offset` of a segment."""
-        return np.diff(self._below(bounds, np.full(len(bounds), offset, dtype=np.int64)))
-
     def _points(self, offset: np.ndarray) -> np.ndarray:
         """The points of the sequence, int64 in [0, 2^40)."""
         return _reversed(offset & (_ONE - 1)) ^ self._flip
 
-    def _below(self, bound: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """How many of the first `offset` points lie below `bound`, elementwise.
+    def _counts(self, bounds: np.ndarray, offset: int) -> np.ndarray:
+        """int64 [sources]: windows of each source among the first `offset` of a segment.
 
-        The first `offset` positions are aligned runs of 2^k of them, one for each bit of `offset`; the points of such a run
-        share their low 40 - k bits and take every value of the others.
+        They are aligned runs of 2^k positions, one for each bit of `offset`; the points of such a run share their low 40 - k
+        bits and take every value of the others. So how many lie below a bound is a division.
         """
-        count = (offset >> BITS) * bound
-        offset = offset & (_ONE - 1)
-        for k in range(int(offset.max(initial=0)).bit_length()):
-            begins = (offset >> (k + 1)) << (k + 1)  # where the run of this bit begins
-            step = BITS - k
-            low = self._points(begins) & ((1 << step) - 1)
-            inside = np.maximum(0, (bound - low + (1 << step) - 1) >> step)
-            count += np.where((offset >> k) & 1, inside, 0)
-        return count
+        below = bounds * (offset >> BITS)
+        offset &= _ONE - 1
+        begin = 0
+        for k in reversed(range(offset.bit_length())):
+            if offset >> k & 1:
+                step = BITS - k
+                low = (int(f"{begin:0{BITS}b}"[::-1], 2) ^ int(self._flip)) & ((1 << step) - 1)
+                below = below + np.maximum(0, (bounds - low + (1 << step) - 1) >> step)
+                begin += 1 << k
+        return np.diff(below)
 
     def _windows(self, source: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Window numbers at places of the sources' own orders."""
