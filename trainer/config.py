@@ -81,7 +81,7 @@ class CacheSection(strict_json.StrictModel):
     folder: str | None = None
     """On a local disk, shared by the processes of a node; null: moenda/shards in $XDG_CACHE_HOME or ~/.cache."""
     gigabytes: float = Field(default=100, gt=0)
-    """The folder never holds more; what was used longest ago makes room."""
+    """Chunks never take more in it; what was used longest ago makes room. Nothing else in the folder is touched."""
     chunk_kib: int = Field(default=1024, ge=64, multiple_of=64)
     """KiB fetched at a time. Windows come in random order, so each fetches a chunk as long as the cache does not hold the
     corpus: smaller chunks for a cache that is much smaller, larger ones where a request takes long."""

@@ -1,19 +1,21 @@
 """A bounded cache of chunks of remote files in a folder on the local disk, shared by all processes of a node.
 
-    FOLDER/<file>/<chunk>      the chunk's bytes, then their xxh3-128
-    FOLDER/size                bytes of all chunks, uint64: never less than there are
-    FOLDER/lock, lock-000 ...  flocks: one for every change of the folder, the others for fetching (so that ranks that want the
-                               same chunk fetch it once)
+    FOLDER/moenda-chunks/<file>/<chunk>    the chunk's bytes, then their xxh3-128
+                         size              bytes of all chunks, uint64: never less than there are
+                         lock, lock-000 .. flocks: one for every change of the folder, the others for fetching (so that ranks
+                                           that want the same chunk fetch it once)
 
-A chunk appears whole under its name, by a rename. Before one is added that does not fit, those used longest ago are removed;
-only then it is written, so the bound holds at every moment. What a crash left behind goes with the next removal. Checksums are
-checked at a process's first use of a chunk: what a power cut or a bad disk left is fetched again.
+A chunk appears whole under its name, by a rename. Before one is added that does not fit, those used longest ago are removed,
+and nothing that is not named like a chunk in there; only then it is written, so the bound holds at every moment. What a crash
+left behind goes with the next removal. Checksums are checked at a process's first use of a chunk: what a power cut or a bad
+disk left is fetched again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +28,8 @@ import xxhash
 from data_prep.shards.format import BLOCK_BYTES, ShardError
 
 DIGEST_BYTES = 16
+SUBFOLDER = "moenda-chunks"
+"""Of the folder that a user names: what else is in that is not the cache's."""
 TOUCH_SECONDS = 60
 """A chunk in use is marked as used this often."""
 MAX_KNOWN = 100_000
@@ -33,6 +37,9 @@ MAX_KNOWN = 100_000
 LOCKS = 256
 FREED_AT_ONCE = 0.1
 """Share of the cache that is freed when it is full, since finding the chunks used longest ago takes a look at all."""
+
+
+_FILE, _CHUNK = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]+(\.partial)?")
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class ChunkCache:
     """The folder of a cache; chunks go by their paths. Safe among threads, processes, and processes that die."""
 
     def __init__(self, settings: CacheSettings):
-        self.settings, self.folder = settings, settings.path
+        self.settings, self.folder = settings, settings.path / SUBFOLDER
         self._known: dict[str, tuple[int, int, float]] = {}  # chunk -> inode, time written, time marked as used
 
     def read_into(self, chunk: str, offset: int, buffer: memoryview, fetch: Callable[[], bytes]) -> None:
@@ -125,7 +132,8 @@ class ChunkCache:
             os.close(descriptor)
 
     def _mark(self, chunk: str, descriptor: int, status: os.stat_result) -> None:
-        os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
+        with suppress(OSError):  # another user's, or a file system that is read alone
+            os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[chunk] = (status.st_ino, status.st_mtime_ns, time.monotonic())
@@ -190,9 +198,10 @@ class ChunkCache:
 
     def _chunks(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder in os.scandir(self.folder):
-            if folder.is_dir(follow_symlinks=False):
+            if _FILE.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False):
                 for entry in os.scandir(folder.path):
-                    yield Path(entry.path), entry.stat(follow_symlinks=False)
+                    if _CHUNK.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        yield Path(entry.path), entry.stat(follow_symlinks=False)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import BoundedSemaphore
+from threading import Thread
 
 from data_prep.shards.format import ShardError
 
@@ -18,17 +18,18 @@ class Prefetcher:
     """Runs hints. An error of one is kept silent, since it comes again, with its message, when the bytes are read."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch")
-        self._room = BoundedSemaphore(MOST_WAITING)
+        self._hints: queue.Queue[Callable[[], None]] = queue.Queue(MOST_WAITING)
+        for number in range(THREADS):  # daemons: a process that ends waits for none of them
+            Thread(target=self._work, name=f"prefetch-{number}", daemon=True).start()
 
     def hint(self, fetch: Callable[[], None]) -> None:
         """Run `fetch` soon, or never; returns at once."""
-        if self._room.acquire(blocking=False):
-            self._pool.submit(self._run, fetch)
+        with suppress(queue.Full):
+            self._hints.put_nowait(fetch)
 
-    def _run(self, fetch: Callable[[], None]) -> None:
-        try:
+    def _work(self) -> None:
+        while True:
+            fetch = self._hints.get()
             with suppress(ShardError):
                 fetch()
-        finally:
-            self._room.release()
+            self._hints.task_done()

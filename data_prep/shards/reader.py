@@ -277,6 +277,8 @@ def _read_manifest(folder: str | Path, cache: CacheSettings | None) -> dict[str,
     if not is_remote(folder) and not Path(folder).is_dir():
         raise ShardError(f"{folder}: no such folder. Build the shards first: python -m data_prep run RECIPE.")
     content = read_whole(path, cache)
+    if content is None and is_remote(folder):
+        raise ShardError(f"{folder}: no {MANIFEST} there. Check the URL; it must name a folder of finished shards.")
     if content is None:
         raise ShardError(f"{folder}: no {MANIFEST}: not a folder of shards, or its build did not finish. {REBUILD}")
     try:

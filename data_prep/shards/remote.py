@@ -86,7 +86,17 @@ def _cache(settings: CacheSettings) -> ChunkCache:
 
 def fetch_whole(url: str, settings: CacheSettings, first: int | None) -> bytes | None:
     """Content of a small file, or its `first` bytes; None when there is none. Raises ShardError after the last attempt."""
-    return _retried(url, settings, lambda fs, path: fs.cat_file(path, start=None if first is None else 0, end=first))
+
+    def whole(fs: Any, path: str) -> bytes:
+        size = _size_of(fs.info(path)["size"])
+        if first is not None:
+            return _part(fs, path, 0, min(first, size))
+        content = fs.cat_file(path)
+        if len(content) != size:
+            raise OSError(f"{len(content):,} bytes came of {size:,}")
+        return content
+
+    return _retried(url, settings, whole)
 
 
 def _size_of(size: Any) -> int:
@@ -102,20 +112,32 @@ def _part(fs: Any, path: str, start: int, stop: int) -> bytes:
     return content
 
 
-def _retried(url: str, settings: CacheSettings, request: Callable[[Any, str], T]) -> T | None:
-    """What the request returns; None when there is no such file. fsspec's file systems raise errors of their own libraries, so
-    any error but a missing file and missing rights may pass by itself."""
+class _UrlError(Exception):
+    """No file system goes by this URL."""
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path there. It may connect at once, and so fail as a request does."""
     from fsspec.core import url_to_fs
 
     try:
-        file_system, path = url_to_fs(url, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise ShardError(f"{url}: cannot be read: {error}.") from None
+        return url_to_fs(url, use_listings_cache=False)
+    except TypeError:  # what it is made of takes no such option
+        return url_to_fs(url)
+    except ValueError as error:
+        raise _UrlError(str(error)) from None
+
+
+def _retried(url: str, settings: CacheSettings, request: Callable[[Any, str], T]) -> T | None:
+    """What the request returns; None when there is no such file. fsspec's file systems raise errors of their own libraries, so
+    any error but a missing file and missing rights may pass by itself."""
     for attempt in range(1, settings.attempts + 1):
         try:
-            return request(file_system, path)
+            return request(*_file_system(url))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except (ImportError, _UrlError) as error:
+            raise ShardError(f"{url}: cannot be read: {error}.") from None
         except PermissionError as error:
             raise ShardError(f"{url}: no right to read it: {error}.") from None
         except Exception as error:

@@ -178,7 +178,7 @@ def open_bytes(url: str | Path, cache: CacheSettings | None = None, version: str
         return LocalFile(Path(url))
     from data_prep.shards.remote import RemoteFile
 
-    return RemoteFile(url if is_remote(url) else Path(url).absolute().as_uri(), cache, version)
+    return RemoteFile(url if is_remote(url) else f"file://{Path(url).absolute()}", cache, version)
 
 
 def read_whole(url: str | Path, cache: CacheSettings | None = None, first: int | None = None) -> bytes | None:
