@@ -158,11 +158,14 @@ def write_manifest(folder: str | Path, names: list[str]) -> dict:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, flushed to disk."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -93,6 +95,15 @@ def test_a_second_takedown_adds_to_the_ledger_and_unknown_ids_change_nothing(sha
     assert "no document nobody among 30" in capsys.readouterr().err
     assert (shards / LEDGER).read_bytes() == ledger
     assert [entry["reason"] for entry in TokenShards.open(shards).takedowns.entries] == ["one", "two"]
+
+
+def test_takedowns_at_one_time_are_all_kept(shards, monkeypatch):
+    read = history.documents
+    monkeypatch.setattr(history, "documents", lambda shards: [time.sleep(0.2), *read(shards)][1:])
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda n: history.take_down(shards, [f"s/in.jsonl#{n}"], [], f"reason {n}"), (5, 6, 7)))
+    reasons = [entry["reason"] for entry in TokenShards.open(shards).takedowns.entries]
+    assert sorted(reasons) == ["reason 5", "reason 6", "reason 7"]
 
 
 def test_a_damaged_ledger_is_refused(shards):
