@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     peek.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     peek.set_defaults(run_command=_peek)
 
-    verify = commands.add_parser("verify", help="check every byte of a folder of shards and its plans")
+    verify = commands.add_parser("verify", help="check every byte of a folder of shards, its plans and lists of documents")
     verify.add_argument("shards", type=_folder, help="their folder, or its URL")
     verify.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     verify.set_defaults(run_command=_verify)
@@ -190,7 +190,7 @@ def _peek_shards(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from data_prep.shards import open_shards
+    from data_prep.shards import TokenShards, documents, open_shards
     from data_prep.shards.plan import PlanFile
 
     shards = open_shards(options.shards, options.tokenizer)
@@ -199,6 +199,9 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
+    if isinstance(shards, TokenShards) and isinstance(shards.folder, Path):
+        tables = sum(1 for _ in documents.verify(shards))
+        print(f"{tables:,} files documents-*.parquet: whole" if tables else "no documents-*.parquet: documents have no history")
     plans = sorted((shards.folder / "plans").glob("*.plan")) if isinstance(shards.folder, Path) else []
     for path in plans:
         PlanFile.open(path, shards.fingerprint).verify()

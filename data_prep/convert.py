@@ -1,7 +1,8 @@
 """Token shards out of Megatron's .bin and .idx, and back.
 
 To ours: documents stay what they are, in their order; each gets its end-of-document token if it lacks it; empty ones, which
-hold no token, and those taken down are left out. A stage of tasks (stage.py): killed anywhere, it goes on; the manifest comes last.
+hold no token, and those taken down are left out. A stage of tasks (stage.py): killed anywhere, it goes on; the manifest comes
+last.
 To Megatron's: one pair, one sequence per document, byte for byte what megatron-core's builder writes; documents taken down are
 left out.
 """

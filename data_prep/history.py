@@ -54,8 +54,9 @@ def _take_down(
             found.append({key: row[key] for key in ("id", "url", "start", "tokens")})
     if missing := [*sorted(wanted - matched), *(p for p in url_patterns if p not in matched)]:
         raise ValueError(
-            f"{shards.folder}: no document {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} among {shards.documents:,}. "
-            f"Nothing was changed. Ids are shown by `python -m data_prep trace` and `peek`; validation has its own folder."
+            f"{shards.folder}: no document {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} among "
+            f"{shards.documents:,}. Nothing was changed. "
+            f"Ids are shown by `python -m data_prep trace` and `peek`; validation has its own folder."
         )
     if found:
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

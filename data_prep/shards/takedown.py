@@ -86,7 +86,7 @@ def write_takedowns(folder: Path, fingerprint: str, entries: list[dict[str, Any]
 
 @contextmanager
 def ledger_lock(folder: Path) -> Iterator[None]:
-    """Keep other takedowns of these shards waiting, from before the ledger is read until it is written, so that none is lost."""
+    """Keep other takedowns of these shards waiting from before the ledger is read until it is written: none is lost."""
     folder.mkdir(exist_ok=True)
     with (folder / f".{LEDGER}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
