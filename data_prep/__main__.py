@@ -213,12 +213,18 @@ def _pack(options: argparse.Namespace) -> int:
     from data_prep import packing
     from data_prep.shards import open_shards
 
+    cap, capped = options.max_documents, "best_fit" in options.way
+    jobs = [(window, way, cap if way == "best_fit" or not capped else None) for window in options.length for way in options.way]
+    for window, way, most in jobs:  # before the first plan, which may take a while
+        packing.check(way, window, most)
     shards = open_shards(options.shards, options.tokenizer)
     print(f"{shards.documents:,} documents, {shards.tokens:,} tokens")
+    if cap and len(set(options.way)) > 1:
+        print(f"--max-documents {cap} holds for best_fit alone")
     line = "{:>8} {:<18}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
     print(line.format(*packing.COLUMNS, "seconds", "file"))
-    for window, way in ((window, way) for window in options.length for way in options.way):
-        made = packing.make(shards, way, window, options.max_documents, options.dry_run)
+    for window, way, most in jobs:
+        made = packing.make(shards, way, window, most, options.dry_run)
         if way == "concatenate":
             file = "none needed"
         elif options.dry_run:

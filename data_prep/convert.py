@@ -23,7 +23,7 @@ from data_prep import tokenizer as tokenizers
 from data_prep.shards import MegatronWriter, TokenShards, megatron_dtype, tokenizer_fingerprint, write_manifest
 from data_prep.shards.format import MANIFEST, corpus_fingerprint
 from data_prep.shards.megatron import megatron_prefixes
-from data_prep.shards.megatron_format import MegatronPair
+from data_prep.shards.megatron_format import MegatronPair, prefix_of
 from data_prep.shards.takedown import read_takedowns
 from data_prep.stage import STAGE_FILE, Runner, Task
 from data_prep.tokenise import ShardSequence
@@ -170,9 +170,9 @@ def _batches(pair: MegatronPair, first: int, last: int) -> Iterator[tuple[int, n
 
 
 def to_megatron(source: Path, prefix: Path) -> dict[str, Any]:
-    """Convert a folder of token shards to prefix.bin and prefix.idx, of megatron-core's own type for the vocabulary; returns a
-    summary. Raises ShardError for damaged shards, ConvertError when there is a file of that name."""
-    shards = TokenShards.open(source)
+    """Convert a folder of token shards to prefix.bin and prefix.idx (either of which may be named), of megatron-core's own type
+    for the vocabulary; returns a summary. Raises ShardError for damaged shards, ConvertError when there is a file of that name."""
+    shards, prefix = TokenShards.open(source), prefix_of(prefix)
     for suffix in (".bin", ".idx"):
         if prefix.with_name(prefix.name + suffix).exists():
             raise ConvertError(f"{prefix}{suffix} is there already. Remove it, or choose another name.")

@@ -51,11 +51,7 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
     unknown ways, windows and caps.
     """
     begin = time.perf_counter()
-    if way not in WAYS:
-        raise ValueError(f"packing {way!r}: one of {', '.join(WAYS)} is needed.")
-    if not 1 <= window < 2**31:
-        raise ValueError(f"a window needs 1 to 2147483647 tokens, not {window}.")
-    plan_name(way, window, max_documents)  # refuses a cap that does not go with the way
+    check(way, window, max_documents)
     header = PlanHeader(way, window, max_documents, shards.fingerprint)
     if way == "concatenate":
         header = _count_concatenated(header, shards)
@@ -77,6 +73,15 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
                 writer.add(*block)
         header = writer.header
     return Made(header, path, shards.tokens - header.tokens, time.perf_counter() - begin)
+
+
+def check(way: str, window: int, max_documents: int | None = None) -> None:
+    """Raises ValueError for an unknown way, for a window that is too short or too long, and for a cap of another way."""
+    if way not in WAYS:
+        raise ValueError(f"packing {way!r}: one of {', '.join(WAYS)} is needed.")
+    if not 1 <= window < 2**31:
+        raise ValueError(f"a window needs 1 to 2147483647 tokens, not {window}.")
+    plan_name(way, window, max_documents)
 
 
 def work(task: Task, folder: Path) -> dict[str, Any]:

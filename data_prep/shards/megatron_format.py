@@ -36,6 +36,8 @@ DTYPES = {1: np.dtype("u1"), 2: np.dtype("i1"), 3: np.dtype("<i2"), 4: np.dtype(
 _FLOATS = {6: "float64", 7: "float32"}
 RESTORE = "Copy the pair again from where it was written."
 CONVERT = "`python -m data_prep convert` makes moenda's shards of it"
+FOLDER_SUFFIX = ".moenda"
+"""PREFIX.moenda holds what goes with a pair: plans, the ledger of takedowns."""
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 _BLOCK = 512
 """Entries of a table that are read together."""

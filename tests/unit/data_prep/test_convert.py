@@ -245,7 +245,8 @@ def test_what_was_taken_down_does_not_leave(tmp_path, words):
     to_ours(write_pair(tmp_path / "x", documents), tmp_path / "out", words)
     folder = tmp_path / "out" / "shards" / "train"
     assert main(["takedown", str(folder), "x#3", "x#8", "--reason", "asked"]) == 0
-    assert convert.to_megatron(folder, tmp_path / "y")["taken_down"] == 2
+    assert convert.to_megatron(folder, tmp_path / "y.bin")["taken_down"] == 2
+    assert sorted(path.name for path in tmp_path.glob("y*")) == ["y.bin", "y.idx"]
     assert stream_of(open_shards(tmp_path / "y", words)) == joined([d for n, d in enumerate(documents) if n not in (3, 8)])
 
 
