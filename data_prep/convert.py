@@ -171,7 +171,9 @@ def _batches(pair: MegatronPair, first: int, last: int) -> Iterator[tuple[int, n
 
 def to_megatron(source: Path, prefix: Path) -> dict[str, Any]:
     """Convert a folder of token shards to prefix.bin and prefix.idx (either of which may be named), of megatron-core's own type
-    for the vocabulary; returns a summary. Raises ShardError for damaged shards, ConvertError when there is a file of that name."""
+    for the vocabulary; returns a summary.
+
+    Raises ShardError for damaged shards, ConvertError when there is a file of that name."""
     shards, prefix = TokenShards.open(source), prefix_of(prefix)
     for suffix in (".bin", ".idx"):
         if prefix.with_name(prefix.name + suffix).exists():

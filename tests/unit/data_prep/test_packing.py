@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
+import time
 from bisect import bisect_left, insort
 
 import numpy as np
@@ -100,6 +101,33 @@ def test_blocks_are_the_lengths_again(parts, window, most):
     # greedy, so that how the lengths were divided does not show
     firsts = [int(-(-block[0] // window)) for block in blocks[1:]]
     assert all(count + first > most for count, first in zip(counts, firsts, strict=False))
+
+
+@given(numbers=st.lists(st.integers(0, 5000), max_size=60), asked=st.lists(st.integers(0, 5100), max_size=20))
+def test_a_set_of_numbers_knows_the_next(numbers, asked):
+    ours, plain = packing._Numbers(), set()
+    for number in numbers:
+        if number in plain:
+            ours.remove(number)
+        else:
+            ours.add(number)
+        plain ^= {number}
+        for least in (number, *asked):
+            assert ours.at_least(least) == min((other for other in plain if other >= least), default=None)
+
+
+def test_best_fit_in_windows_of_thousands_of_tokens_is_best_fit():
+    lengths = np.random.default_rng(0).integers(1, 9000, 3000)
+    packed, plain = packing.best_fit(lengths, 8192), plain_best_fit(lengths.tolist(), 8192)
+    assert sorted(map(sum, windows(packed))) == sorted(map(sum, plain))
+
+
+def test_long_windows_take_no_longer():
+    lengths = np.random.default_rng(0).permutation(100_000) * 160 + 1
+    begin = time.process_time()
+    packed = packing.best_fit(lengths, 1 << 24)
+    assert time.process_time() - begin < 15  # with one number of 2^24 bits it was 135 s
+    assert packed.sizes.sum() == lengths.sum()
 
 
 def test_empty_documents_of_foreign_corpora_have_no_piece():
