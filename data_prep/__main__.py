@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     peek.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     peek.set_defaults(run_command=_peek)
 
-    verify = commands.add_parser("verify", help="check every byte of a folder of shards and its plans")
+    verify = commands.add_parser("verify", help="check every byte of a folder of shards, its plans and lists of documents")
     verify.add_argument("shards", type=_folder, help="their folder, or its URL")
     verify.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     verify.set_defaults(run_command=_verify)
@@ -190,7 +190,7 @@ def _peek_shards(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from data_prep.shards import open_shards
+    from data_prep.shards import TokenShards, documents, open_shards
     from data_prep.shards.plan import PlanFile
 
     shards = open_shards(options.shards, options.tokenizer)
@@ -199,6 +199,9 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
+    if isinstance(shards, TokenShards) and isinstance(shards.folder, Path):
+        tables = sum(1 for _ in documents.verify(shards))
+        print(f"{tables:,} files documents-*.parquet: whole" if tables else "no documents-*.parquet: documents have no history")
     plans = sorted((shards.folder / "plans").glob("*.plan")) if isinstance(shards.folder, Path) else []
     for path in plans:
         PlanFile.open(path, shards.fingerprint).verify()
@@ -210,12 +213,18 @@ def _pack(options: argparse.Namespace) -> int:
     from data_prep import packing
     from data_prep.shards import open_shards
 
+    cap, capped = options.max_documents, "best_fit" in options.way
+    jobs = [(window, way, cap if way == "best_fit" or not capped else None) for window in options.length for way in options.way]
+    for window, way, most in jobs:  # before the first plan, which may take a while
+        packing.check(way, window, most)
     shards = open_shards(options.shards, options.tokenizer)
     print(f"{shards.documents:,} documents, {shards.tokens:,} tokens")
+    if cap and len(set(options.way)) > 1:
+        print(f"--max-documents {cap} holds for best_fit alone")
     line = "{:>8} {:<18}{:>13}{:>15}{:>9}{:>15}{:>22}{:>13}{:>9}  {}"
     print(line.format(*packing.COLUMNS, "seconds", "file"))
-    for window, way in ((window, way) for window in options.length for way in options.way):
-        made = packing.make(shards, way, window, options.max_documents, options.dry_run)
+    for window, way, most in jobs:
+        made = packing.make(shards, way, window, most, options.dry_run)
         if way == "concatenate":
             file = "none needed"
         elif options.dry_run:

@@ -1,7 +1,8 @@
 """Token shards out of Megatron's .bin and .idx, and back.
 
 To ours: documents stay what they are, in their order; each gets its end-of-document token if it lacks it; empty ones, which
-hold no token, are left out. A stage of tasks (stage.py): killed anywhere, it goes on; the manifest comes last.
+hold no token, and those taken down are left out. A stage of tasks (stage.py): killed anywhere, it goes on; the manifest comes
+last.
 To Megatron's: one pair, one sequence per document, byte for byte what megatron-core's builder writes; documents taken down are
 left out.
 """
@@ -22,7 +23,8 @@ from data_prep import tokenizer as tokenizers
 from data_prep.shards import MegatronWriter, TokenShards, megatron_dtype, tokenizer_fingerprint, write_manifest
 from data_prep.shards.format import MANIFEST, corpus_fingerprint
 from data_prep.shards.megatron import megatron_prefixes
-from data_prep.shards.megatron_format import MegatronPair
+from data_prep.shards.megatron_format import MegatronPair, prefix_of
+from data_prep.shards.takedown import read_takedowns
 from data_prep.stage import STAGE_FILE, Runner, Task
 from data_prep.tokenise import ShardSequence
 from data_prep.tokenizer import CorpusTokenizer
@@ -47,7 +49,10 @@ def to_shards(
     """
     if (output / "shards" / STAGE_FILE).exists():
         raise ConvertError(f"{output} holds a corpus that a recipe builds. Choose another output folder.")
-    pairs = [MegatronPair(prefix) for prefix in megatron_prefixes(source)[1]]
+    ledger, prefixes = megatron_prefixes(source)
+    pairs = [MegatronPair(prefix) for prefix in prefixes]
+    megatron = corpus_fingerprint([pair.fingerprint for pair in pairs])
+    gone = {d["id"] for entry in read_takedowns(ledger, megatron).entries for d in entry["documents"]}
     new = _place_tokenizer(output / "tokenizer", tokenizer, eod_token)
     opened = CorpusTokenizer(output / "tokenizer", fast=False)
     same, probed = _probe(pairs, opened)
@@ -58,18 +63,20 @@ def to_shards(
             f"{tokenizer or output / 'tokenizer'}: not the tokenizer of {source}: of {probed} sequences decoded and encoded "
             f"again, none gave the ids that are there. Name the right one with --tokenizer."
         )
-    tasks = [Task(f"part-{n:05d}", size, job) for n, (size, job) in enumerate(_jobs(pairs, output / "tokenizer"))]
+    tasks = [Task(f"part-{n:05d}", size, job) for n, (size, job) in enumerate(_jobs(pairs, output / "tokenizer", gone))]
     settings = {
-        "megatron": corpus_fingerprint([pair.fingerprint for pair in pairs]),
+        "megatron": megatron,
         "names": [pair.prefix.name for pair in pairs],
         "tokenizer": opened.fingerprint,
         "eod_id": opened.eod_id,
         "tokens_per_shard": TOKENS_PER_SHARD,
     }
+    if gone:
+        settings["taken_down"] = sorted(gone)
     folder = output / "shards" / split
     results = runner.run(folder, "convert", settings, tasks, _convert)
     manifest = write_manifest(folder, [name for result in results for name in result["shards"]])
-    counts = {key: sum(result[key] for result in results) for key in ("ends_added", "empty")}
+    counts = {key: sum(result.get(key, 0) for result in results) for key in ("ends_added", "empty", "taken_down")}
     return {**manifest, **counts, "folder": str(folder), "same": same, "probed": probed}
 
 
@@ -104,23 +111,27 @@ def _probe(pairs: list[MegatronPair], tokenizer: CorpusTokenizer) -> tuple[int, 
     return same, probed
 
 
-def _jobs(pairs: list[MegatronPair], tokenizer: Path) -> Iterator[tuple[int, Any]]:
+def _jobs(pairs: list[MegatronPair], tokenizer: Path, gone: set[str]) -> Iterator[tuple[int, Any]]:
     """(bytes, arguments) of tasks of about a shard, by numbers of documents: their lengths need not be read."""
     for pair in pairs:
+        ids = (document.rpartition("#") for document in gone)
+        numbers = np.array(sorted(int(number) for name, _, number in ids if name == pair.prefix.name), np.int64)
         documents = pair.header.entries - 1
         count = max(1, min(documents, -(-pair.bin_bytes // pair.header.dtype.itemsize // TOKENS_PER_SHARD)))
         for index in range(count if documents else 0):
             first, last = documents * index // count, documents * (index + 1) // count
-            yield pair.bin_bytes // count, (pair.prefix, first, last, tokenizer)
+            yield pair.bin_bytes // count, (pair.prefix, first, last, tokenizer, numbers[(numbers >= first) & (numbers < last)])
 
 
 def _convert(task: Task, folder: Path) -> dict[str, Any]:
-    """Convert the documents [first, last) of a pair."""
-    prefix, first, last, tokenizer_folder = task.arguments
+    """Convert the documents [first, last) of a pair, but those of the numbers in `gone`."""
+    prefix, first, last, tokenizer_folder, gone = task.arguments
     pair, tokenizer = MegatronPair(prefix), CorpusTokenizer(tokenizer_folder, fast=False)
-    counts = {"ends_added": 0, "empty": 0}
+    counts = {"ends_added": 0, "empty": 0, "taken_down": 0}
     with ShardSequence(folder, task.name, tokenizer, TOKENS_PER_SHARD) as output:
         for number, ids, lengths in _batches(pair, first, last):
+            out = np.isin(np.arange(number, number + len(lengths)), gone)
+            ids, lengths = ids[np.repeat(~out, lengths)], np.where(out, 0, lengths)
             ends = np.cumsum(lengths)
             ended = lengths > 0
             ended[ended] = ids[ends[ended] - 1] == tokenizer.eod_id
@@ -140,7 +151,8 @@ def _convert(task: Task, folder: Path) -> dict[str, Any]:
             ]
             output.add(records, tokenizer.text_bytes(ids, offsets).tolist(), ids, offsets)
             counts["ends_added"] += len(filled) - int(ended.sum())
-            counts["empty"] += len(lengths) - len(filled)
+            counts["empty"] += len(lengths) - len(filled) - int(out.sum())
+            counts["taken_down"] += int(out.sum())
     return {"outputs": [Path(name).name for name in output.files], "shards": output.shards, **counts}
 
 
@@ -158,9 +170,11 @@ def _batches(pair: MegatronPair, first: int, last: int) -> Iterator[tuple[int, n
 
 
 def to_megatron(source: Path, prefix: Path) -> dict[str, Any]:
-    """Convert a folder of token shards to prefix.bin and prefix.idx, of megatron-core's own type for the vocabulary; returns a
-    summary. Raises ShardError for damaged shards, ConvertError when there is a file of that name."""
-    shards = TokenShards.open(source)
+    """Convert a folder of token shards to prefix.bin and prefix.idx (either of which may be named), of megatron-core's own type
+    for the vocabulary; returns a summary.
+
+    Raises ShardError for damaged shards, ConvertError when there is a file of that name."""
+    shards, prefix = TokenShards.open(source), prefix_of(prefix)
     for suffix in (".bin", ".idx"):
         if prefix.with_name(prefix.name + suffix).exists():
             raise ConvertError(f"{prefix}{suffix} is there already. Remove it, or choose another name.")
@@ -203,6 +217,8 @@ def describe(summary: dict[str, Any]) -> str:
     ]
     if summary["ends_added"]:
         lines.append(f"{summary['ends_added']:,} documents had no end-of-document token and got one")
+    if summary["taken_down"]:
+        lines.append(f"{summary['taken_down']:,} documents that were taken down are left out")
     if summary["empty"]:
         lines.append(f"{summary['empty']:,} documents were empty and are left out")
     lines.append(f"{summary['same']} of {summary['probed']} sequences, decoded and encoded again, gave the same ids")

@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards import Windows, open_shards
+from data_prep.shards import MegatronShards, TokenShards, Windows, open_shards
 from data_prep.shards.documents import documents
 from data_prep.shards.storage import is_remote
-from data_prep.shards.takedown import write_takedowns
+from data_prep.shards.takedown import ledger_lock, read_takedowns, write_takedowns
 
 
 def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
@@ -37,7 +37,15 @@ def take_down(
     if is_remote(folder):
         raise ValueError(f"{folder}: takedowns are written to a local folder only; copy its takedown.json to the remote one.")
     shards = open_shards(folder, tokenizer)
-    gone = {d["id"] for entry in shards.takedowns.entries for d in entry["documents"]}
+    with ledger_lock(shards.folder):
+        return _take_down(shards, ids, url_patterns, reason)
+
+
+def _take_down(
+    shards: TokenShards | MegatronShards, ids: list[str], url_patterns: list[str], reason: str
+) -> list[dict[str, Any]]:
+    entries = read_takedowns(shards.folder, shards.fingerprint).entries  # those of the shards may be older than the lock
+    gone = {d["id"] for entry in entries for d in entry["documents"]}
     wanted, found, matched = set(ids), [], set()
     for row in documents(shards):
         hits = {row["id"]} & wanted | {p for p in url_patterns if row["url"] and fnmatchcase(row["url"], p)}
@@ -46,11 +54,12 @@ def take_down(
             found.append({key: row[key] for key in ("id", "url", "start", "tokens")})
     if missing := [*sorted(wanted - matched), *(p for p in url_patterns if p not in matched)]:
         raise ValueError(
-            f"{folder}: no document {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} among {shards.documents:,}. "
-            f"Nothing was changed. Ids are shown by `python -m data_prep trace` and `peek`; validation has its own folder."
+            f"{shards.folder}: no document {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} among "
+            f"{shards.documents:,}. Nothing was changed. "
+            f"Ids are shown by `python -m data_prep trace` and `peek`; validation has its own folder."
         )
     if found:
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         entry = {"time": time, "reason": reason, "request": [*ids, *url_patterns], "documents": found}
-        write_takedowns(shards.folder, shards.fingerprint, [*shards.takedowns.entries, entry])
+        write_takedowns(shards.folder, shards.fingerprint, [*entries, entry])
     return found

@@ -212,14 +212,19 @@ class ShardSequence:
     def _close(self) -> None:
         if self._writer is None:
             return
-        self._writer.__exit__(None, None, None)
+        writer, self._writer = self._writer, None
+        writer.__exit__(None, None, None)
         name = self.shards[-1]
         history = self.folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet")
         partial = partial_name(history)
-        pq.write_table(pa.Table.from_batches(self._history, HISTORY), partial, compression="zstd")
-        partial.replace(history)
+        try:
+            table = pa.Table.from_batches(self._history, HISTORY)
+            pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+            partial.replace(history)
+        finally:
+            partial.unlink(missing_ok=True)
         self.files += [f"{self.folder.name}/{name}", f"{self.folder.name}/{history.name}"]
-        self._writer, self._history = None, []
+        self._history = []
 
 
 def _history(records: list[dict[str, Any]], starts: np.ndarray, tokens: np.ndarray, sizes: list[int]) -> pa.RecordBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from data_prep.shards.megatron import MegatronShards
 from data_prep.shards.reader import TokenShards
 from data_prep.shards.storage import ByteStream, join, open_bytes
 
-COLUMNS = ["id", "source", "licence", "url", "start", "tokens"]
+_TYPES = {"id": "string", "source": "string", "licence": "string", "url": "string", "start": "int64", "tokens": "int64"}
+COLUMNS = list(_TYPES)
+_REMEDY = "Build the corpus again, or copy the file again from where it was built."
 
 
 def documents(shards: TokenShards | MegatronShards, spans: list[tuple[int, int]] | None = None) -> Iterator[dict[str, Any]]:
@@ -26,7 +29,7 @@ def documents(shards: TokenShards | MegatronShards, spans: list[tuple[int, int]]
         return
     for name, first, last in _shards_of(shards, wanted):
         here = wanted[(wanted[:, 1] > first) & (wanted[:, 0] < last)] - first
-        for batch in _table(shards, name).iter_batches(columns=COLUMNS):
+        for batch in _rows(shards, name, first, last, COLUMNS):
             starts = batch["start"].to_numpy()
             stops = starts + batch["tokens"].to_numpy()
             low, high = np.searchsorted(stops, here[:, 0], side="right"), np.searchsorted(starts, here[:, 1])
@@ -44,11 +47,24 @@ def find(shards: TokenShards | MegatronShards, document: str) -> list[tuple[int,
         rows = (row for row in _megatron_documents(shards, everything) if row["id"] == document)
         return [(row["start"], row["start"] + row["tokens"]) for row in rows]
     found = []
-    for name, first, _ in shards.shard_spans():
-        for batch in _table(shards, name).iter_batches(columns=["id", "start", "tokens"]):
+    for name, first, last in shards.shard_spans():
+        for batch in _rows(shards, name, first, last, ["id", "start", "tokens"]):
             for row in batch.filter(pc.equal(batch["id"], document)).to_pylist():
                 found.append((first + row["start"], first + row["start"] + row["tokens"]))
     return found
+
+
+def verify(shards: TokenShards) -> Iterator[str]:
+    """Check every page of the tables of documents, and each against its shard's own; yields their names, one by one.
+
+    Raises ShardError for damage, for a table of another shard, and for one that is missing where others are there."""
+    urls = [(str(_url(shards, name)), name, first, last) for name, first, last in shards.shard_spans()]
+    if not any(Path(url).exists() for url, *_ in urls):
+        return  # shards that were written without: nothing of their documents is known
+    for url, name, first, last in urls:
+        for _ in _rows(shards, name, first, last, None):
+            pass
+        yield url
 
 
 def _shards_of(shards: TokenShards, wanted: np.ndarray) -> Iterator[tuple[str, int, int]]:
@@ -60,17 +76,44 @@ def _shards_of(shards: TokenShards, wanted: np.ndarray) -> Iterator[tuple[str, i
             done = last
 
 
-def _table(shards: TokenShards, name: str) -> Any:
+def _url(shards: TokenShards, name: str) -> str | Path:
+    return join(shards.folder, name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
+
+
+def _rows(shards: TokenShards, name: str, first: int, last: int, columns: list[str] | None) -> Iterator[Any]:
+    """Record batches of the documents of a shard, which has the tokens [first, last) of the stream; `columns`: None for all.
+
+    Each page is checked, and places and lengths are compared with the shard's own table. Raises ShardError when they differ."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    url = join(shards.folder, name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
+    url, done = _url(shards, name), 0
+    starts = shards.document_starts_in(first, last) - first
+    tokens = np.diff(starts, append=last - first)
     try:
-        return pq.ParquetFile(ByteStream(open_bytes(url, shards.cache, version=shards.fingerprint)))
+        stream = ByteStream(open_bytes(url, shards.cache, version=shards.fingerprint))
+        file = pq.ParquetFile(stream, page_checksum_verification=True)
+        found = {field.name: str(field.type) for field in file.schema_arrow}
+        if wrong := [name for name, kind in _TYPES.items() if found.get(name) != kind]:
+            raise ShardError(f"{url}: damaged: columns {', '.join(wrong)} are missing or of another type. {_REMEDY}")
+        if file.metadata.num_rows != len(starts):
+            raise ShardError(f"{url}: lists {file.metadata.num_rows:,} documents, {name} has {len(starts):,}. {_REMEDY}")
+        for batch in file.iter_batches(columns=columns):
+            batch.validate(full=True)
+            stop = done + len(batch)
+            if not (
+                np.array_equal(batch["start"].to_numpy(), starts[done:stop])
+                and np.array_equal(batch["tokens"].to_numpy(), tokens[done:stop])
+            ):
+                raise ShardError(f"{url}: its documents are not where those of {name} are: of another shard. {_REMEDY}")
+            done = stop
+            yield batch
     except MissingError:
-        raise ShardError(f"{url}: missing, so the documents of {name} are not known. Build the corpus again.") from None
-    except pa.ArrowException as error:
-        raise ShardError(f"{url}: damaged: {error}. Build the corpus again.") from None
+        raise ShardError(f"{url}: missing, so the documents of {name} are not known. {_REMEDY}") from None
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        raise ShardError(f"{url}: damaged: {error}. {_REMEDY}") from None
+    if done != len(starts):
+        raise ShardError(f"{url}: damaged: {done:,} of {len(starts):,} documents are there. {_REMEDY}")
 
 
 def _megatron_documents(shards: MegatronShards, spans: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.shards.format import BLOCK_BYTES, MANIFEST, ShardError, corpus_fingerprint
-from data_prep.shards.megatron_format import CONVERT, RESTORE, MegatronPair, prefix_of
+from data_prep.shards.megatron_format import CONVERT, FOLDER_SUFFIX, RESTORE, MegatronPair, prefix_of
 from data_prep.shards.reader import TokenShards
 from data_prep.shards.stream import TokenStream
 from data_prep.shards.takedown import read_takedowns
@@ -264,7 +264,7 @@ def megatron_prefixes(path: str | Path) -> tuple[Path, list[Path]]:
     path = Path(path)
     if not path.is_dir() or _has_files(path):
         prefix = prefix_of(path)
-        return prefix.with_name(f"{prefix.name}.moenda"), [prefix]
+        return prefix.with_name(prefix.name + FOLDER_SUFFIX), [prefix]
     prefixes = sorted({prefix_of(file) for suffix in ("*.idx", "*.bin") for file in path.glob(suffix)})
     if not prefixes:
         raise ShardError(f"{path}: no pairs of .bin and .idx in it.")

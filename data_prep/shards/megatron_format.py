@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data_prep.shards.format import ShardError
+from data_prep.shards.format import MissingError, ShardError
+from data_prep.shards.storage import LocalFile
+from data_prep.shards.writer import sync_folder
 
 MAGIC = b"MMIDIDX\0\0"
 VERSION = 1
@@ -34,6 +36,8 @@ DTYPES = {1: np.dtype("u1"), 2: np.dtype("i1"), 3: np.dtype("<i2"), 4: np.dtype(
 _FLOATS = {6: "float64", 7: "float32"}
 RESTORE = "Copy the pair again from where it was written."
 CONVERT = "`python -m data_prep convert` makes moenda's shards of it"
+FOLDER_SUFFIX = ".moenda"
+"""PREFIX.moenda holds what goes with a pair: plans, the ledger of takedowns."""
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 _BLOCK = 512
 """Entries of a table that are read together."""
@@ -95,32 +99,10 @@ class IndexHeader:
         return header
 
 
-class _Bytes:
-    """A file read by place. A map would count the pages that it ever touched as the process's memory, and end the process where
-    a file is cut short meanwhile."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._file = path.open("rb", buffering=0)
-        self._descriptor = self._file.fileno()
-        self.size = os.fstat(self._descriptor).st_size
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """uint8 [stop - start]. Raises ShardError when the file ends before."""
-        out = np.empty(stop - start, np.uint8)
-        done = os.preadv(self._descriptor, (out,), start)
-        while done < len(out):
-            count = os.preadv(self._descriptor, (out[done:],), start + done)
-            if not count:
-                raise ShardError(f"{self.path}: cut short since it was opened: it ends at byte {start + done:,}. {RESTORE}")
-            done += count
-        return out
-
-
 class _Table:
     """Numbers in a file: one by one through a small cache, since a binary search meets the same ones again, or as slices."""
 
-    def __init__(self, file: _Bytes, offset: int, count: int, dtype: str):
+    def __init__(self, file: LocalFile, offset: int, count: int, dtype: str):
         self._file, self._offset, self._count, self._dtype = file, offset, count, np.dtype(dtype)
         self._block = lru_cache(64)(lambda block: self[block * _BLOCK : (block + 1) * _BLOCK])
 
@@ -131,7 +113,7 @@ class _Table:
         if isinstance(index, slice):
             start, stop, _ = index.indices(self._count)
             size = self._dtype.itemsize
-            return self._file.read(self._offset + start * size, self._offset + max(start, stop) * size).view(self._dtype)
+            return self._file.read(self._offset + start * size, max(0, stop - start) * size).view(self._dtype)
         index += self._count if index < 0 else 0
         if not 0 <= index < self._count:
             raise IndexError(f"entry {index} of {self._count}")
@@ -146,11 +128,9 @@ class MegatronPair:
         self.prefix = prefix
         self.idx, self.bin = _with_suffix(prefix, ".idx"), _with_suffix(prefix, ".bin")
         try:
-            self._data, self._index = _Bytes(self.bin), _Bytes(self.idx)
-        except OSError as error:
-            raise ShardError(
-                f"{error.filename}: {error.strerror}: a Megatron corpus is a .bin and a .idx of one name."
-            ) from None
+            self._data, self._index = LocalFile(self.bin), LocalFile(self.idx)
+        except MissingError as error:
+            raise MissingError(f"{error} A Megatron corpus is a .bin and a .idx of one name.") from None
         self.bin_bytes = self._data.size
         start = self._index.read(0, min(HEADER.size, self._index.size)).tobytes()
         self.header = IndexHeader.unpack(start, self._index.size, self.idx)
@@ -176,7 +156,7 @@ class MegatronPair:
         for file in (self._index, self._data):
             last = max(0, file.size - _SAMPLE_BYTES)
             for start in sorted({last * piece // (_SAMPLES - 1) for piece in range(_SAMPLES)}):
-                digest.update(file.read(start, min(start + _SAMPLE_BYTES, file.size)))
+                digest.update(file.read(start, min(_SAMPLE_BYTES, file.size - start)))
         return digest.hexdigest()
 
     def sequence(self, index: int) -> np.ndarray:
@@ -188,7 +168,7 @@ class MegatronPair:
                 f"{self.idx}: sequence {index:,} has {length:,} tokens from byte {start:,}, outside of the {self.bin_bytes:,} "
                 f"bytes of {self.bin.name}. {RESTORE}"
             )
-        return self._data.read(start, stop).view(self.header.dtype)
+        return self._data.read(start, stop - start).view(self.header.dtype)
 
     def sequences(self, first: int, last: int) -> np.ndarray:
         """Tokens of the sequences [first, last), joined, wherever their pointers say."""
@@ -199,7 +179,7 @@ class MegatronPair:
         start, stop = int(pointers[0]), int(pointers[-1] + lengths[-1] * size)
         in_a_row = (np.diff(pointers) == lengths[:-1] * size).all() and (lengths >= 0).all()
         if in_a_row and start >= 0 and stop <= self.bin_bytes:
-            return self._data.read(start, stop).view(self.header.dtype)
+            return self._data.read(start, stop - start).view(self.header.dtype)
         return np.concatenate([self.sequence(index) for index in range(first, last)])
 
     def check_modes(self, first: int, last: int) -> None:
@@ -215,7 +195,7 @@ class MegatronPair:
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the .bin as it lies."""
         size = self.header.dtype.itemsize
-        return self._data.read(start * size, stop * size).view(self.header.dtype)
+        return self._data.read(start * size, (stop - start) * size).view(self.header.dtype)
 
     def document_sequences(self, start: int, stop: int) -> np.ndarray:
         """int64 [stop - start + 1] first sequence of each document in [start, stop), and the end of the last.
@@ -273,18 +253,21 @@ class MegatronWriter:
         self._documents, self._bytes = stop, int(ends[-1]) if len(ends) else self._bytes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for file in (self._bin, self._idx):
+        try:
+            with self._bin, self._idx:
+                if kind is None:
+                    for file in (self._bin, self._idx):
+                        file.flush()
+                        os.fsync(file.fileno())
             if kind is None:
-                file.flush()
-                os.fsync(file.fileno())
-            file.close()
-        if kind is not None:
+                declared = self._header.sequences
+                assert self._documents == declared, f"{self._documents} documents, {declared} declared"
+                for partial, path in zip(self._partials, self._paths, strict=True):
+                    os.replace(partial, path)
+                sync_folder(self._paths[0].parent)
+        finally:  # of a full disk, too, where closing a file fails
             for partial in self._partials:
                 partial.unlink(missing_ok=True)
-            return
-        assert self._documents == self._header.sequences, f"{self._documents} documents, {self._header.sequences} declared"
-        for partial, path in zip(self._partials, self._paths, strict=True):
-            os.replace(partial, path)
 
 
 def prefix_of(path: str | Path) -> Path:

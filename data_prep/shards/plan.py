@@ -15,9 +15,13 @@ table is a block that does not match. So truncation and any flipped bit are refu
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import shlex
 import struct
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -28,8 +32,9 @@ import xxhash
 
 from data_prep.shards.blocks import Blocks
 from data_prep.shards.cache import CacheSettings
-from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, ShardError
-from data_prep.shards.storage import join, open_bytes, read_whole
+from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, MANIFEST, ShardError
+from data_prep.shards.megatron_format import FOLDER_SUFFIX
+from data_prep.shards.storage import is_remote, join, open_bytes, read_whole
 from data_prep.shards.writer import sync_folder
 
 MAGIC = b"MOENDAPP"
@@ -263,7 +268,10 @@ class PlanWriter:
 
     def __enter__(self) -> PlanWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_partials(self.path)
         self._file: BinaryIO = open(self._partial, "wb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._windows = tempfile.TemporaryFile(dir=self.path.parent)
         self._file.write(bytes(HEADER_BYTES))
         self._windows.write(bytes(8))
@@ -318,9 +326,25 @@ class PlanWriter:
 
 
 def _remedy(url: str | Path) -> str:
-    """The command that makes a plan, from its name."""
+    """The command that makes a plan, from its name; of a Megatron corpus, which has no manifest, with its tokenizer."""
     folder, _, name = str(url).rpartition("/plans/")
     way, _, rest = name.removesuffix(".plan").partition("-")
     window, _, most = rest.partition("-max")
-    cap = f" --max-documents {most}" if most else ""
-    return f"Make it with: python -m data_prep pack {folder} --length {window} --way {way}{cap}"
+    options = f"--length {window} --way {way}" + (f" --max-documents {most}" if most else "")
+    if is_remote(url):
+        command = f"python -m data_prep pack COPY {options}"
+        return f"Plans are made on a local copy of the shards: {command}. Then copy its plans/{name} to {url}"
+    if not Path(folder, MANIFEST).is_file():
+        folder, options = folder.removesuffix(FOLDER_SUFFIX), f"{options} --tokenizer FOLDER"
+    return f"Make it with: python -m data_prep pack {shlex.quote(folder)} {options}"
+
+
+def _clear_partials(path: Path) -> None:
+    """Remove what killed processes left of this plan; one that lives, on this host or another, holds a lock on its file."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):  # locked, removed meanwhile, or on a file system without locks
+            if Path("/proc", partial.name.split(".")[-2]).exists():
+                continue
+            with partial.open("rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()

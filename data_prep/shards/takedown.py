@@ -3,8 +3,10 @@ all others stays too; readers mask what the ledger names."""
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import ShardError, manifest_text
 from data_prep.shards.storage import join, read_whole
+from data_prep.shards.writer import write_whole
 
 LEDGER = "takedown.json"
 
@@ -76,11 +79,15 @@ def read_takedowns(folder: str | Path, fingerprint: str, cache: CacheSettings | 
 
 
 def write_takedowns(folder: Path, fingerprint: str, entries: list[dict[str, Any]]) -> None:
-    """Write the ledger whole or not at all."""
+    """Write the ledger whole or not at all, flushed to disk; within `ledger_lock`."""
+    ledger = {"format": "moenda takedowns", "version": 1, "fingerprint": fingerprint, "entries": entries}
+    write_whole(folder / LEDGER, manifest_text(ledger).encode())
+
+
+@contextmanager
+def ledger_lock(folder: Path) -> Iterator[None]:
+    """Keep other takedowns of these shards waiting from before the ledger is read until it is written: none is lost."""
     folder.mkdir(exist_ok=True)
-    partial = folder / f".{LEDGER}.{os.getpid()}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(manifest_text({"format": "moenda takedowns", "version": 1, "fingerprint": fingerprint, "entries": entries}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / LEDGER)
+    with (folder / f".{LEDGER}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -100,10 +101,17 @@ class ShardWriter:
         self._file.write(content)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:
-            self._file.close()
+        try:
+            with self._file:
+                if kind is None:
+                    self._finish()
+            if kind is None:
+                os.replace(self._partial, self.path)
+                sync_folder(self.path.parent)
+        finally:  # of a full disk, too, where closing the file fails
             self._partial.unlink(missing_ok=True)
-            return
+
+    def _finish(self) -> None:
         self._flush(len(self._pending))
         starts = np.concatenate([np.empty(0, "<u8"), *self._starts])
         header = replace(self._header, tokens=self._tokens, documents=len(starts), text_bytes=self._text_bytes)
@@ -116,25 +124,27 @@ class ShardWriter:
         self._file.write(self.header.pack())
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._partial, self.path)
-        sync_folder(self.path.parent)
 
 
 def write_manifest(folder: str | Path, names: list[str]) -> dict:
     """Close a folder of shards: list them in order, with fingerprints (shards.index), and the totals. Returns the manifest.
 
-    Raises ShardError when there are none, or when they disagree on tokenizer, vocabulary or end-of-document id.
+    Raises ShardError when there are none, when one has no token or is named twice, or when they disagree on tokenizer,
+    vocabulary or end-of-document id.
     """
     folder = Path(folder)
     if not names:
         raise ShardError(f"{folder}: no shards to list; the corpus is empty.")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ShardError(f"{folder}: {twice[0]} is listed {names.count(twice[0])} times; each shard stands once in a corpus.")
     headers = []
     for name in names:
         with (folder / name).open("rb") as file:
             headers.append(ShardHeader.unpack(file.read(HEADER_BYTES), folder / name))
     common = {key: getattr(headers[0], key) for key in ("vocab_size", "eod_id", "tokenizer_fingerprint")}
     for name, header in zip(names, headers, strict=True):
+        if not header.tokens:
+            raise ShardError(f"{folder / name}: holds no token. Leave it out of the corpus.")
         for key, value in common.items():
             if getattr(header, key) != value:
                 raise ShardError(f"{folder / name}: {key} {getattr(header, key)}, but {names[0]} has {value}.")
@@ -158,11 +168,14 @@ def write_manifest(folder: str | Path, names: list[str]) -> dict:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, flushed to disk."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -245,8 +245,35 @@ def test_what_was_taken_down_does_not_leave(tmp_path, words):
     to_ours(write_pair(tmp_path / "x", documents), tmp_path / "out", words)
     folder = tmp_path / "out" / "shards" / "train"
     assert main(["takedown", str(folder), "x#3", "x#8", "--reason", "asked"]) == 0
-    assert convert.to_megatron(folder, tmp_path / "y")["taken_down"] == 2
+    assert convert.to_megatron(folder, tmp_path / "y.bin")["taken_down"] == 2
+    assert sorted(path.name for path in tmp_path.glob("y*")) == ["y.bin", "y.idx"]
     assert stream_of(open_shards(tmp_path / "y", words)) == joined([d for n, d in enumerate(documents) if n not in (3, 8)])
+
+
+def test_what_was_taken_down_of_a_pair_does_not_come_along(tmp_path, words, capsys):
+    documents = [[[n + 1, n + 2, EOD]] if n != 4 else [[]] for n in range(9)]
+    prefix = write_pair(tmp_path / "x", documents)
+    arguments = ["convert", str(prefix), str(tmp_path / "out"), "--tokenizer", str(words), "--workers", "1"]
+    assert main(arguments) == 0
+    assert main(["takedown", str(prefix), "x#3", "x#8", "--reason", "asked", "--tokenizer", str(words)]) == 0
+    assert main(arguments) == 2
+    assert "taken_down" in capsys.readouterr().err
+    assert main([*arguments, "--rebuild"]) == 0
+    out = capsys.readouterr().out
+    assert "2 documents that were taken down are left out" in out and "1 documents were empty" in out
+    shards = TokenShards.open(tmp_path / "out" / "shards" / "train")
+    assert stream_of(shards) == joined([d for n, d in enumerate(documents) if n not in (3, 8)])
+    assert [row["id"] for row in history.documents(shards)] == [f"x#{n}" for n in (0, 1, 2, 5, 6, 7)]
+
+
+def test_takedowns_of_a_folder_of_pairs_are_those_of_the_named_pair(tmp_path, words):
+    documents = [[[n + 1, n + 2, EOD]] for n in range(4)]
+    for name in ("a", "b"):
+        write_pair(tmp_path / "in" / name, documents)
+    history.take_down(tmp_path / "in", ["b#1"], [], "asked", words)
+    assert to_ours(tmp_path / "in", tmp_path / "out", words)["taken_down"] == 1
+    shards = TokenShards.open(tmp_path / "out" / "shards" / "train")
+    assert stream_of(shards) == joined([*documents, documents[0], *documents[2:]])
 
 
 def test_refusals(tmp_path, words, bpe, capsys):

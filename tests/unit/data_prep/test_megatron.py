@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +104,32 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ShardError, match="ids 1 to 65536 do not fit uint16"), writer:
         writer.add_many(np.array([1, 65_536]), np.array([2]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """Closing a file writes what waits in its buffer, and fails again."""
+    writer = MegatronWriter(tmp_path / "x", megatron_dtype(300), 1)
+    with pytest.raises(OSError, match="No space left"), writer, Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), writer._bin.fileno())
+        writer.add_many(np.array([1]), np.array([1]))
+    assert not list(tmp_path.iterdir())
+
+
+OPEN_MANY = """
+import resource, sys
+from data_prep.shards import open_shards
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+shards = open_shards(sys.argv[1], sys.argv[2])
+shards.verify_all()
+print(shards.read(0, shards.tokens).sum())
+"""
+
+
+def test_more_pairs_than_files_may_be_open(tmp_path, tokenizer):
+    for number in range(60):
+        write_pair(tmp_path / "many" / f"part{number}", [[[5, 6, EOD]]])
+    command = [sys.executable, "-c", OPEN_MANY, tmp_path / "many", tokenizer]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "660\n"
 
 
 @settings(max_examples=60, deadline=None)
@@ -240,8 +269,8 @@ def change_idx(prefix: Path, offset: int, form: str, value: int) -> None:
 
 DOCUMENTS = [[[5, 6, EOD]], [[7, EOD]], [[8, 9, 10, EOD]], [[11, EOD]]]
 REFUSALS = [
-    (lambda p: Path(f"{p}.bin").unlink(), r"x.bin: No such file or directory: a Megatron corpus is a .bin and a .idx"),
-    (lambda p: Path(f"{p}.idx").unlink(), r"x.idx: No such file or directory"),
+    (lambda p: Path(f"{p}.bin").unlink(), r"x.bin: .*No such file or directory. A Megatron corpus is a .bin and a .idx"),
+    (lambda p: Path(f"{p}.idx").unlink(), r"x.idx: .*No such file or directory"),
     (lambda p: Path(f"{p}.idx").write_bytes(b"PK\3\4" * 99), "not a Megatron .idx"),
     (lambda p: change_idx(p, 9, "<Q", 2), "version 2; moenda reads version 1"),
     (lambda p: change_idx(p, 17, "B", 6), "float64"),

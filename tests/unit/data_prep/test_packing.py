@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import time
 from bisect import bisect_left, insort
 
 import numpy as np
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 
 from data_prep import packing
 from data_prep.__main__ import main
-from data_prep.shards import ShardError, Windows
+from data_prep.shards import ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.plan import PlanFile
 from data_prep.shards.windows import WAYS as WINDOW_WAYS
 from tests.corpora import write_documents
+from tests.megatron_files import write_pair, write_tokenizer
 
 WAYS = {"best_fit": packing.best_fit, "pad": packing.pad}
 LENGTHS = st.lists(st.integers(1, 60) | st.sampled_from([1, 7, 16]), max_size=120).map(
@@ -100,6 +103,33 @@ def test_blocks_are_the_lengths_again(parts, window, most):
     assert all(count + first > most for count, first in zip(counts, firsts, strict=False))
 
 
+@given(numbers=st.lists(st.integers(0, 5000), max_size=60), asked=st.lists(st.integers(0, 5100), max_size=20))
+def test_a_set_of_numbers_knows_the_next(numbers, asked):
+    ours, plain = packing._Numbers(), set()
+    for number in numbers:
+        if number in plain:
+            ours.remove(number)
+        else:
+            ours.add(number)
+        plain ^= {number}
+        for least in (number, *asked):
+            assert ours.at_least(least) == min((other for other in plain if other >= least), default=None)
+
+
+def test_best_fit_in_windows_of_thousands_of_tokens_is_best_fit():
+    lengths = np.random.default_rng(0).integers(1, 9000, 3000)
+    packed, plain = packing.best_fit(lengths, 8192), plain_best_fit(lengths.tolist(), 8192)
+    assert sorted(map(sum, windows(packed))) == sorted(map(sum, plain))
+
+
+def test_long_windows_take_no_longer():
+    lengths = np.random.default_rng(0).permutation(100_000) * 160 + 1
+    begin = time.process_time()
+    packed = packing.best_fit(lengths, 1 << 24)
+    assert time.process_time() - begin < 15  # with one number of 2^24 bits it was 135 s
+    assert packed.sizes.sum() == lengths.sum()
+
+
 def test_empty_documents_of_foreign_corpora_have_no_piece():
     packed = packing.best_fit(np.array([0, 3, 0, 2]), 4)
     assert windows(packed) == [[3], [2]] and not packed.goes_on.any()
@@ -168,6 +198,49 @@ def test_a_damaged_plan_and_one_of_other_shards_are_made_again(tmp_path, capsys)
         Windows(other, 8, "pad")
     assert not packing.make(other, "pad", 8).kept
     assert Windows(other, 8, "pad").tokens == 26
+
+
+def test_the_cap_holds_for_best_fit_alone_and_mistakes_come_before_the_first_plan(tmp_path, capsys):
+    write_documents(tmp_path, [[7, 3, 3, 14]])
+    command = ["pack", str(tmp_path), "--max-documents", "2", "--length"]
+    assert main([*command, "8", "0", "--way", "best_fit", "pad"]) == 2
+    assert main([*command, "8", "--way", "pad"]) == 2
+    assert capsys.readouterr().out == "" and not (tmp_path / "plans").exists()
+    assert main([*command, "8", "--way", "best_fit", "pad", "concatenate"]) == 0
+    assert "--max-documents 2 holds for best_fit alone" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == ["best_fit-8-max2.plan", "pad-8.plan"]
+
+
+def test_the_command_that_makes_a_plan_can_be_pasted(tmp_path):
+    shards = write_documents(tmp_path / "my shards", [[7, 3, 3, 14]])
+    with pytest.raises(ShardError, match=rf"pack '{shards.folder}' --length 8 --way pad$"):
+        Windows(shards, 8, "pad")
+    with pytest.raises(ShardError, match=r"pack COPY --length 8 --way pad. Then copy its plans/pad-8.plan to file://"):
+        Windows(TokenShards.open(f"file://{shards.folder}"), 8, "pad")
+    prefix, words = write_pair(tmp_path / "x", [[[5, 6, 0]]]), write_tokenizer(tmp_path / "words")
+    for named in (prefix, tmp_path):
+        with pytest.raises(ShardError, match=rf"pack {named} --length 8 --way pad --tokenizer FOLDER$"):
+            Windows(open_shards(named, words), 8, "pad")
+
+
+def test_what_killed_processes_left_of_a_plan_is_cleared(tmp_path):
+    shards = write_documents(tmp_path, [[7, 3, 3, 14]])
+    plans = tmp_path / "plans"
+    plans.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, alive, other, locked = (
+        plans / f".{name}.{pid}.partial"
+        for name, pid in (
+            ("pad-8.plan", gone.pid), ("pad-8.plan", 1), ("pad-80.plan", gone.pid), ("pad-8.plan", 2**30)
+        )
+    )  # fmt: skip
+    for path in (left, alive, other, locked):
+        path.touch()
+    with locked.open("rb+") as file:  # by a process of another host
+        fcntl.flock(file, fcntl.LOCK_EX)
+        made = packing.make(shards, "pad", 8)
+    assert sorted(plans.iterdir()) == sorted([alive, other, locked, made.path])
 
 
 def test_a_plan_under_another_name_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +32,7 @@ from data_prep.shards.cache import DIGEST_BYTES, SUBFOLDER, ChunkCache
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.storage import open_bytes
 from data_prep.shards.takedown import write_takedowns
+from data_prep.tokenise import HISTORY
 from tests.corpora import FINGERPRINT
 
 CHUNK = BLOCK_BYTES
@@ -215,13 +217,17 @@ def test_commands_take_a_url(corpus, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     folder = tmp_path / "train"
     shutil.copytree(corpus, folder)
-    for name, _, _ in TokenShards.open(folder).shard_spans():
-        rows = [{"id": name, "source": "s", "licence": "MIT", "url": None, "start": 0, "tokens": 50}]
-        pq.write_table(pa.Table.from_pylist(rows), folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
+    shards = TokenShards.open(folder)
+    for name, first, last in shards.shard_spans():
+        starts = shards.document_starts_in(first, last)
+        facts = {"id": name, "source": "s", "licence": "MIT", "url": "u", "text_bytes": 1, "metadata": "{}"}
+        rows = [facts | {"start": a - first, "tokens": b - a} for a, b in pairwise([*starts.tolist(), last])]
+        table = pa.Table.from_pylist(rows, HISTORY)
+        pq.write_table(table, folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
     url = folder.as_uri()
     assert main(["verify", url]) == 0 and f"{url}: " in capsys.readouterr().out
     assert main(["trace", url, "--window", "0", "--length", "64"]) == 0
-    assert capsys.readouterr().out.split() == ["50", "tokens", "shard-00000.tokens", "s", "MIT", "no", "URL"]
+    assert capsys.readouterr().out.split()[-5:] == ["tokens", "shard-00000.tokens", "s", "MIT", "u"]
     assert main(["pack", url, "--length", "64", "--dry-run"]) == 0 and "not written" in capsys.readouterr().out
     assert main(["pack", url, "--length", "64"]) == 2 and "to a local folder only" in capsys.readouterr().err
     assert main(["takedown", url, "x", "--reason", "r"]) == 2 and "to a local folder only" in capsys.readouterr().err

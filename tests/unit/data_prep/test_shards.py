@@ -65,6 +65,26 @@ def test_round_trip(tmp_path_factory, parts, data, wide):
         assert np.concatenate(found).tolist() == lengths and max(map(len, found)) <= most
 
 
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """Closing the file writes what waits in its buffer, and fails again."""
+    writer = ShardWriter(tmp_path / "shard-00000.tokens", 300, 0, FINGERPRINT)
+    with pytest.raises(OSError, match="No space left"), writer, Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), writer._file.fileno())
+        writer.add(np.array([1]), 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_lists_each_shard_once_and_none_that_is_empty(tmp_path):
+    write(tmp_path, [[[1, 2]], [[3]]])
+    names = ["shard-00000.tokens", "shard-00001.tokens"]
+    with pytest.raises(ShardError, match=r"shard-00000\.tokens is listed 2 times"):
+        write_manifest(tmp_path, [*names, names[0]])
+    with ShardWriter(tmp_path / "shard-00002.tokens", 300, 0, FINGERPRINT):
+        pass
+    with pytest.raises(ShardError, match=r"shard-00002\.tokens: holds no token"):
+        write_manifest(tmp_path, [*names, "shard-00002.tokens"])
+
+
 def test_blocks_are_split_and_joined_exactly(tmp_path):
     tokens = np.arange(3 * BLOCK_BYTES // 2 + 7) % 299 + 1
     stream = write(tmp_path, [[tokens.tolist(), [5]], [tokens[:100].tolist()]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -95,6 +97,15 @@ def test_a_second_takedown_adds_to_the_ledger_and_unknown_ids_change_nothing(sha
     assert [entry["reason"] for entry in TokenShards.open(shards).takedowns.entries] == ["one", "two"]
 
 
+def test_takedowns_at_one_time_are_all_kept(shards, monkeypatch):
+    read = history.documents
+    monkeypatch.setattr(history, "documents", lambda shards: [time.sleep(0.2), *read(shards)][1:])
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda n: history.take_down(shards, [f"s/in.jsonl#{n}"], [], f"reason {n}"), (5, 6, 7)))
+    reasons = [entry["reason"] for entry in TokenShards.open(shards).takedowns.entries]
+    assert sorted(reasons) == ["reason 5", "reason 6", "reason 7"]
+
+
 def test_a_damaged_ledger_is_refused(shards):
     history.take_down(shards, ["s/in.jsonl#5"], [], "one")
     text = (shards / LEDGER).read_text()
@@ -102,6 +113,44 @@ def test_a_damaged_ledger_is_refused(shards):
         (shards / LEDGER).write_text(damaged)
         with pytest.raises(ShardError, match="damaged"):
             TokenShards.open(shards)
+
+
+def test_flipped_bits_of_a_list_of_documents_are_refused_or_of_no_effect(shards, capsys):
+    opened = TokenShards.open(shards)
+    right = list(history.documents(opened))
+    path = sorted(shards.glob("documents-*.parquet"))[1]
+    whole = path.read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for place in rng.permutation(len(whole))[:400].tolist():
+        content = bytearray(whole)
+        content[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            rows = list(history.documents(TokenShards.open(shards)))
+        except ShardError as error:
+            refused += 1
+            assert str(path) in str(error)
+        else:
+            assert rows == right, place
+    assert refused > 200
+    path.write_bytes(content := whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    assert main(["verify", str(shards)]) == 2 and str(path) in capsys.readouterr().err
+    path.write_bytes(whole)
+    assert main(["verify", str(shards)]) == 0 and "documents-*.parquet: whole" in capsys.readouterr().out
+    assert content != whole
+
+
+def test_a_list_of_documents_of_another_shard_is_refused(shards, capsys):
+    first, second = sorted(shards.glob("documents-*.parquet"))[:2]
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    for command in (["takedown", str(shards), "s/in.jsonl#3", "--reason", "x"], ["verify", str(shards)]):
+        assert main(command) == 2 and str(first) in capsys.readouterr().err
+    assert not (shards / LEDGER).exists()
+    second.unlink()
+    first.write_bytes(content)
+    assert main(["verify", str(shards)]) == 2 and "missing" in capsys.readouterr().err
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=12), st.integers(0, 60), st.integers(0, 60))
