@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,7 @@ class RampSection(StrictModel):
     over_tokens: int = Field(ge=1)
     """Tokens over which the batch grows, in equal increments at equal distances; the first step that begins at or after
     them has global_batch_tokens. GPT-3: 4 to 12 billion."""
-    increment_tokens: int | Literal["auto"] = "auto"
+    increment_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """By how much it grows at a time; "auto": the greatest common divisor of start_tokens and global_batch_tokens."""
 
     def increment(self, global_batch_tokens: int) -> int:

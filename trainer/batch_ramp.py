@@ -84,29 +84,32 @@ def plan_batches(section: BatchSection, sequence_length: int, data_parallel_size
     if ramp is None:
         return BatchSchedule(full)
     unit = full.sequence_length * full.micro_batch_size * full.data_parallel_size
-    increment = ramp.increment(section.global_batch_tokens)
+    increment, total = ramp.increment(section.global_batch_tokens), section.global_batch_tokens
+    if ramp.start_tokens >= total:
+        raise BatchError(
+            f"batch.ramp.start_tokens = {ramp.start_tokens} must be less than batch.global_batch_tokens = {total}, to which it "
+            f"grows. Without growth, remove batch.ramp."
+        )
     product = (
         f"{unit} = {full.sequence_length} (data.sequence_length) x {full.micro_batch_size} (micro_batch_size) x "
         f"{full.data_parallel_size} (data-parallel ranks)"
     )
-    for name, value in (("start_tokens", ramp.start_tokens), ("increment_tokens", increment)):
-        if value < unit or value % unit:
-            near = sorted({max(unit, value // unit * unit), -(-value // unit) * unit})
+    for name, value, most in (("start_tokens", ramp.start_tokens, total - unit), ("increment_tokens", increment, total)):
+        if value % unit:
+            near = {max(unit, value // unit * unit), -(-value // unit) * unit}
+            near = sorted(choice for choice in near if choice <= most)
+            lines = [f"  batch.ramp.{name} = {' or '.join(map(str, near))}, all else as it is"] if near else []
+            if full.micro_batch_size > 1 and value % (unit // full.micro_batch_size) == 0:
+                lines.append("  a smaller batch.micro_batch_size")
             raise BatchError(
                 f"batch.ramp.{name} = {value} is not a multiple of {product}, so its steps would not be whole micro-batches.\n"
-                f"What works:\n  batch.ramp.{name} = {' or '.join(map(str, near))}, all else as it is"
-                + ("\n  a smaller batch.micro_batch_size" if full.micro_batch_size > 1 else "")
+                + "\n".join(["What works:", *lines] if lines else ["Remove batch.ramp, or raise batch.global_batch_tokens."])
             )
-    rise = section.global_batch_tokens - ramp.start_tokens
-    if rise <= 0:
-        raise BatchError(
-            f"batch.ramp.start_tokens = {ramp.start_tokens} must be less than batch.global_batch_tokens = "
-            f"{section.global_batch_tokens}, to which it grows. Without growth, remove batch.ramp."
-        )
+    rise = total - ramp.start_tokens
     if rise % increment:
         raise BatchError(
-            f"batch.ramp goes from start_tokens = {ramp.start_tokens} to batch.global_batch_tokens = "
-            f"{section.global_batch_tokens}, but {rise} is not a multiple of increment_tokens = {increment}.\nWhat works:\n"
+            f"batch.ramp goes from start_tokens = {ramp.start_tokens} to batch.global_batch_tokens = {total}, but {rise} is "
+            f"not a multiple of increment_tokens = {increment}.\nWhat works:\n"
             f"  batch.ramp.increment_tokens = {_divisor_near(rise, unit, increment)}, all else as it is"
         )
     return BatchSchedule(full, ramp.start_tokens, increment, ramp.over_tokens)

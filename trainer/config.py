@@ -66,7 +66,7 @@ class SourceSection(strict_json.StrictModel):
 class CurriculumStage(strict_json.StrictModel):
     """What changes from a number of training tokens on."""
 
-    from_tokens: int = Field(ge=0)
+    from_tokens: int = Field(ge=0, lt=2**60)
     """Tokens of training before it. Weights change with the first window at or after it, the length with the first step."""
     weights: dict[str, Weight] | None = None
     """New weights by source; sources that are not named keep theirs."""

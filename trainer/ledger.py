@@ -110,6 +110,7 @@ class Ledger:
             return
         entries = self._recorded(state.step)
         if len(entries) < state.step or (entries and chain not in (None, entries[-1].chain)):
+            print(f"{self._path}: lost or damaged after step {len(entries)}; computed anew from the data order.", flush=True)
             entries = list(entries_by_plan(corpus, batches, 0, state.step, START))
         if entries:
             self._chain = entries[-1].chain
@@ -181,16 +182,23 @@ class Ledger:
 
 
 def read(folder: Path) -> Iterator[Entry]:
-    """Entries of a run folder's ledger in order; a last line that a kill left half-written is passed over."""
+    """Entries of a run folder's ledger in order, each proven to follow the one before; a last line that a kill left
+    half-written is passed over. Raises LedgerError at the first line that is not what was written."""
     path = folder / LEDGER_FILE
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    chain = START
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
                 values = json.loads(line)
-                yield Entry(**{**values, "digest": int(values["digest"], 16)})
-            except (ValueError, KeyError, TypeError) as error:
-                raise LedgerError(f"{path}: line {number} is damaged: {error}") from None
+                entry = chained(chain, number, values["tokens"], values["sequence_length"], int(values["digest"], 16))
+                right = entry.line().encode() == line
+            except (ValueError, KeyError, TypeError, RecursionError):
+                right = False
+            if not right:
+                raise LedgerError(f"{path}: line {number} is damaged or edited. A resume computes the ledger anew.")
+            chain = entry.chain
+            yield entry

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +147,42 @@ def _continue(checkpoint: Path, corpus: Corpus, batches: batch_ramp.BatchSchedul
     """The state to go on from, and its ledger's chain. Raises PreflightError when the run file would have another past."""
     saved = run_folder.read_state(checkpoint)
     state = TrainState(**saved["state"])
-    changed = list(differences(saved.get("order", {}), order_before(corpus, batches, state)))
-    if changed:
+    now = order_before(corpus, batches, state)
+    if changed := _changed_past(saved["order"], now, corpus):
         raise PreflightError(
             f"{checkpoint} has consumed {state.tokens_seen:,} tokens in another order than this run file and these shards give:"
-            "\n  " + "\n  ".join(changed[:20]) + "\nNothing was written. Sources, weights, lengths and batches may change from "
-            f'token {state.tokens_seen:,} on: put them into a stage of data.curriculum with "from_tokens" at least that (new '
-            f"sources with weight 0 before). Or choose another run.folder for a new run."
+            "\n  "
+            + "\n  ".join(changed)
+            + "\nNothing was written. Restore what decided it. Weights and lengths may change from "
+            f'token {state.tokens_seen:,} on, in a stage of data.curriculum with "from_tokens" at least that (new sources with '
+            f"weight 0 before). Or choose another run.folder for a new run."
+        )
+    if batches.tokens_after(state.step) != state.tokens_seen:
+        raise PreflightError(
+            f"{checkpoint}: {state.step} steps of these batches are {batches.tokens_after(state.step):,} tokens, but its "
+            f"{run_folder.STATE_FILE} says {state.tokens_seen:,}. Remove this checkpoint, to go on from an older one."
         )
     return state, saved.get("chain")
+
+
+def _changed_past(saved: dict[str, Any], now: dict[str, Any], corpus: Corpus) -> list[str]:
+    """What differs in two orders so far: of the segments the first that does, by the sources' names."""
+    names = {source.fingerprint: source.name for source in corpus.mixture.sources}
+
+    def shown(segment: dict[str, Any] | None) -> str:
+        if segment is None:
+            return "no change"
+        shares = {names.get(key, f"another source ({key[:8]})"): share for key, share in segment["shares"].items()}
+        return ", ".join(f"{name} {share / sum(shares.values()):.2%}" for name, share in sorted(shares.items()))
+
+    pairs = zip_longest(saved.get("segments", []), now["segments"])
+    apart = next(((before, after) for before, after in pairs if before != after), None)
+    lines = []
+    if apart is not None:
+        token = min(segment["first_window"] for segment in apart if segment) * corpus.sequence_length
+        lines.append(f"from token {token:,} on: windows of {shown(apart[0])} in the run, {shown(apart[1])} by this run file")
+    rest = [{key: value for key, value in order.items() if key != "segments"} for order in (saved, now)]
+    return lines + list(differences(*rest))
 
 
 def _validation(data: config.DataSection, corpus: Corpus) -> Windows:

@@ -50,6 +50,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = TrainState(**record["state"])
         if not all(type(value) is int and value >= 0 for value in state.to_json().values()):
             raise ValueError(f"{record['state']} are no counts")
+        if not isinstance(record.setdefault("order", {}), dict) or not isinstance(record.get("chain"), str | None):
+            raise ValueError("it does not say what it has consumed")
         if checkpoint_name(state.step) != checkpoint.name:
             raise ValueError(f"it says step {state.step}")
     except (OSError, ValueError, KeyError, TypeError) as error:

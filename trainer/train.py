@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan = prepare(options.config, options.set, process.world_size)
         check_precision(plan.precision)
         lock = run_folder.take(plan.folder, plan.record) if process.is_first else None
+        open_ledger(plan, process).close()  # refuses before any process waits for another
     except ValueError as error:
         if process.local_rank == 0:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
@@ -60,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def open_ledger(plan: RunPlan, process: Process) -> Ledger:
+    """The run's ledger, checked against its data; it is written by the first process alone."""
+    return Ledger(plan.folder, plan.start, plan.chain, plan.corpus, plan.batches, writes=process.is_first)
+
+
 def train(plan: RunPlan, process: Process, device: torch.device) -> None:
     """The training loop, from the plan to the last checkpoint."""
     config = plan.config
@@ -72,7 +78,7 @@ def train(plan: RunPlan, process: Process, device: torch.device) -> None:
         run_folder.write_json(plan.folder / run_folder.EFFECTIVE_FILE, plan.effective_config())
         run_folder.write_json(plan.folder / run_folder.RESOLVED_FILE, worker.resolved_config())
     state = plan.start
-    ledger = Ledger(plan.folder, state, plan.chain, plan.corpus, plan.batches, writes=process.is_first)
+    ledger = open_ledger(plan, process)
     monitor = Monitor(plan, worker.shape, device_name(device), writes=process.is_first)
 
     for batch in monitor.timed(loader.steps(state.tokens_seen, config.schedule.total_tokens)):

@@ -14,6 +14,8 @@ from data_prep.shards import ShardError, WindowBatch, Windows, open_shards
 from trainer.config import DataSection, SourceSection
 from trainer.data.mixture import Mixture, MixtureError, Source, Stage
 
+MOST_WINDOWS = 2**60
+"""More than any run comes to."""
 SINGLE = "train"
 """Name of the source that `data.train` is."""
 
@@ -129,7 +131,14 @@ def check_same_tokenizer(first: Windows, second: Windows, first_key: str, second
 
 
 def _max_windows(section: SourceSection, windows: int) -> int | None:
-    return None if section.max_epochs is None else max(1, floor(Fraction(section.max_epochs) * windows))
+    if section.max_epochs is None:
+        return None
+    return max(1, min(floor(_exact(section.max_epochs) * windows), MOST_WINDOWS))
+
+
+def _exact(value: float) -> Fraction:
+    """The decimal number that the run file says, not the binary one nearest to it."""
+    return Fraction(repr(value))
 
 
 def _stages(data: DataSection, named: dict[str, SourceSection], windows: dict[str, Windows]) -> list[Stage]:
@@ -140,14 +149,19 @@ def _stages(data: DataSection, named: dict[str, SourceSection], windows: dict[st
             f"data.sources: {', '.join(missing)} has no weight, others have one. Give every source one, or none (then each has "
             f"its tokens as its weight)."
         )
-    weights = {name: Fraction(windows[name].tokens) if weight is None else Fraction(weight) for name, weight in given.items()}
+    weights = {name: Fraction(windows[name].tokens) if weight is None else _exact(weight) for name, weight in given.items()}
     stages = [Stage(0, dict(weights))]
     for stage in data.curriculum:
         if not stage.weights:
             continue
+        if None in given.values():
+            raise CorpusError(
+                "data.curriculum changes weights, but the sources have none: then each counts by its tokens, a scale of its "
+                "own. Give every source a weight, too."
+            )
         if unknown := stage.weights.keys() - named.keys():
             raise CorpusError(f"data.curriculum: weights of {', '.join(sorted(unknown))}; the sources are {', '.join(named)}.")
-        weights |= {name: Fraction(weight) for name, weight in stage.weights.items()}
+        weights |= {name: _exact(weight) for name, weight in stage.weights.items()}
         stages.append(Stage(-(-stage.from_tokens // data.sequence_length), dict(weights)))
     # of stages that begin at the same window only the last counts
     stages = list({stage.first_window: stage for stage in stages}.values())

@@ -169,10 +169,6 @@ class Mixture:
             ],
         }
 
-    def shares(self, segment: Segment) -> dict[str, float]:
-        """Share of the windows of each source in a segment, by name."""
-        return {source.name: share / _ONE for source, share in zip(self.sources, np.diff(segment.bounds).tolist(), strict=True)}
-
     def _cut(self, stages: list[Stage]) -> None:
         """Find the segments: one for each stage, and for each source that is used up on the way."""
         before = np.zeros(len(self.sources), dtype=np.int64)

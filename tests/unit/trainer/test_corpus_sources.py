@@ -101,7 +101,11 @@ def test_an_epochs_cap_ends_the_corpus(folder):
             {"sources": {"a": {"weight": 1}}, "curriculum": [{"from_tokens": 96, "weights": {"a": 0}}]},
             "from window 3 on no source has a weight above 0",
         ),
-        ({"sources": {"a": {}}, "curriculum": [{"from_tokens": 5, "weights": {"d": 1}}]}, "weights of d; the sources are a"),
+        (
+            {"sources": {"a": {"weight": 1}}, "curriculum": [{"from_tokens": 5, "weights": {"d": 1}}]},
+            "weights of d; the sources are a",
+        ),
+        ({"sources": {"a": {}}, "curriculum": [{"from_tokens": 5, "weights": {"a": 1}}]}, "but the sources have none"),
         (
             {"sources": {"a": {}}, "curriculum": [{"from_tokens": 9, "sequence_length": 8}, {"from_tokens": 9}]},
             "from_tokens must rise, but 9 comes after 9",

@@ -113,7 +113,21 @@ def test_another_order_is_refused(folder, tmp_path, change, lost):
         Ledger(tmp_path, state_after(30), chain, corpus_of(folder, **change), SCHEDULE, writes=True)
 
 
-def test_an_edited_entry_is_refused(folder, tmp_path):
+@pytest.mark.parametrize("change", [{"step": 7}, {"tokens": "x"}, {"tokens": -5}, {"chain": "0" * 32}, {"more": 1}])
+def test_lines_that_were_not_written_are_named(folder, tmp_path, change):
+    run(corpus_of(folder), tmp_path, 0, 8)
+    file = tmp_path / LEDGER_FILE
+    lines = file.read_text().splitlines()
+    lines[4] = json.dumps({**json.loads(lines[4]), **change})
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(LedgerError, match="line 5 is damaged or edited"):
+        list(read(tmp_path))
+    file.write_bytes(b"x\xff\n")
+    with pytest.raises(LedgerError, match="line 1"):
+        list(read(tmp_path))
+
+
+def test_an_edited_entry_is_found_and_mended(folder, tmp_path):
     corpus = corpus_of(folder)
     chain = run(corpus, tmp_path, 0, 30)
     file = tmp_path / LEDGER_FILE
@@ -121,8 +135,10 @@ def test_an_edited_entry_is_refused(folder, tmp_path):
     entry = json.loads(lines[20])
     entry["digest"] = f"{int(entry['digest'], 16) ^ 1:016x}"
     file.write_text("\n".join([*lines[:20], json.dumps(entry), *lines[21:]]) + "\n")
-    with pytest.raises(LedgerError, match="until step 21 other windows"):
-        Ledger(tmp_path, state_after(30), chain, corpus, SCHEDULE, writes=True)
+    with pytest.raises(LedgerError, match="line 21 is damaged or edited"):
+        list(read(tmp_path))
+    Ledger(tmp_path, state_after(30), chain, corpus, SCHEDULE, writes=True).close()  # the checkpoint's chain says what is right
+    assert file.read_text().splitlines() == lines
 
 
 def test_silent_ranks_write_nothing(folder, tmp_path):

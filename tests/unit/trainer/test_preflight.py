@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -145,11 +146,11 @@ def test_corpus_smaller_than_a_batch(run):
 def test_empty_corpus(run, tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
-    with ShardWriter(folder / "shard-00000.tokens", 300, eod_id=0, tokenizer_fingerprint="ab" * 32):
-        pass
+    with ShardWriter(folder / "shard-00000.tokens", 300, eod_id=0, tokenizer_fingerprint="ab" * 32) as writer:
+        writer.add(np.empty(0, np.int64), 0)  # an empty document: its end alone, with nothing to predict
     write_manifest(folder, ["shard-00000.tokens"])
     run.config["data"]["train"] = str(folder)
-    run.refused("data.train", "holds 0 tokens")
+    run.refused("data.train", "holds 1 tokens: not one to predict")
 
 
 def test_weights_of_another_model(run, tmp_path):
@@ -189,6 +190,24 @@ def test_a_run_is_resumed_where_it_was(run):
     plan = run.prepare()
     assert plan.resume_from == checkpoint
     assert plan.start == TrainState(step=7, tokens_seen=3584)
+
+
+def test_what_the_past_was_is_told_by_the_sources_names(run, tmp_path):
+    other = write_shards(tmp_path / "other", seed=4)
+    sources = {
+        name: {"shards": str(folder), "weight": 1} for name, folder in (("a", run.config["data"]["train"]), ("b", other))
+    }
+    run.config["data"] = {"sources": sources, "sequence_length": 32}
+    start(run, 7)
+    sources["a"]["weight"] = 3
+    run.refused("from token 0 on: windows of a ", "% in the run, a 7", "b 2", "% by this run file")
+
+
+def test_a_state_that_is_no_step_of_its_batches(run):
+    checkpoint = start(run, 7)
+    file = checkpoint / run_folder.STATE_FILE
+    file.write_text(file.read_text().replace('"tokens_seen": 3584', '"tokens_seen": 3072'))
+    run.refused("7 steps of these batches are 3,584 tokens", "says 3,072")
 
 
 def test_run_folder_of_another_run(run):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,8 +80,8 @@ def test_validation_with_another_vocabulary(tmp_path, shards):
 def test_empty_validation(tmp_path, shards):
     held_out = tmp_path / "validation"
     held_out.mkdir()
-    with ShardWriter(held_out / "shard-00000.tokens", 300, eod_id=0, tokenizer_fingerprint=FINGERPRINT):
-        pass
+    with ShardWriter(held_out / "shard-00000.tokens", 300, eod_id=0, tokenizer_fingerprint=FINGERPRINT) as writer:
+        writer.add(np.empty(0, np.int64), 0)
     write_manifest(held_out, ["shard-00000.tokens"])
     refused(tmp_path, run_file(tmp_path / "run", shards, held_out), "data.validation is empty", "null", "hold out more")
 
