@@ -38,7 +38,7 @@ class ModelSection(strict_json.StrictModel):
     init_from: str | None = None
     """Local Hugging Face folder with safetensors weights to start from; null: random initialisation."""
     attention: str = "sdpa"
-    """Attention implementation by its Hugging Face name: sdpa, eager, flash_attention_2, flash_attention_3."""
+    """Attention implementation by its Hugging Face name: sdpa, eager, flex_attention, flash_attention_2, flash_attention_3."""
     activation_checkpointing: bool = False
     """Recompute each block's activations in the backward pass: less memory, about a third more compute."""
 
@@ -53,7 +53,7 @@ class SourceSection(strict_json.StrictModel):
     shards: str
     """Folder of token shards (holds manifest.json), an fsspec URL of one, or a Megatron corpus (its path without .bin/.idx)."""
     weight: Weight | None = None
-    """Share of the training tokens, relative to the other sources' weights; null for all: as many as the source has. 0: none,
+    """Share of the training tokens, relative to the other sources' weights; null for all sources: as many as the source has. 0: none,
     until a stage of `curriculum` gives it one."""
     max_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Most passes over this source; then the others share its weight. null: no limit."""
@@ -107,7 +107,7 @@ class DataSection(strict_json.StrictModel):
     directory."""
     sources: dict[str, SourceSection] | None = None
     """Several sources by name, mixed by weight; instead of `train`."""
-    curriculum: list[CurriculumStage] = Field(default_factory=list)
+    curriculum: list[CurriculumStage] = Field(default=[])
     """Changes of weights and window length while the run goes on, by ascending from_tokens. Stages that begin later may be
     added, changed and removed while it runs; so may sources without weight before them."""
     validation: str | None = None

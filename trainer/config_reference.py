@@ -49,8 +49,19 @@ def _entries(node: dict[str, Any], whole: dict[str, Any], prefix: str = "") -> I
         section = _section(entry, whole)
         if section is None:
             yield prefix + name, entry, name in node.get("required", [])
+            for suffix, inner in _inside(entry, whole):
+                yield from _entries(inner, whole, f"{prefix}{name}{suffix}.")
         else:
             yield from _entries(section, whole, f"{prefix}{name}.")
+
+
+def _inside(entry: dict[str, Any], whole: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(suffix of the key, section) of the sections that an optional one, a list or a map by names holds."""
+    for option in entry.get("anyOf", [entry]):
+        for suffix, holder in (("", option), ("[]", option.get("items")), (".NAME", option.get("additionalProperties"))):
+            section = _section(holder, whole) if isinstance(holder, dict) else None
+            if section is not None:
+                yield suffix, section
 
 
 def _section(entry: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any] | None:
