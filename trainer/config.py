@@ -53,8 +53,8 @@ class SourceSection(strict_json.StrictModel):
     shards: str
     """Folder of token shards (holds manifest.json), an fsspec URL of one, or a Megatron corpus (its path without .bin/.idx)."""
     weight: Weight | None = None
-    """Share of the training tokens, relative to the other sources' weights; null for all sources: as many as the source has. 0: none,
-    until a stage of `curriculum` gives it one."""
+    """Share of the training tokens, relative to the other sources' weights; null for all sources: as many as the source has.
+    0: none, until a stage of `curriculum` gives it one."""
     max_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Most passes over this source; then the others share its weight. null: no limit."""
     packing: Packing | None = None
