@@ -77,11 +77,15 @@ def chained(chain: str, step: int, tokens: int, sequence_length: int, step_diges
 def planned(corpus: Corpus, batches: BatchSchedule, tokens_seen: int) -> tuple[int, int, int]:
     """(tokens after it, window length, digest) of the step that begins after `tokens_seen` tokens, by the data order."""
     plan, length = batches.at(tokens_seen), corpus.length_at(tokens_seen)
-    first = tokens_seen // corpus.sequence_length
-    source, window = corpus.mixture.locate(first, plan.windows_per_step)
-    positions = np.arange(first, first + plan.windows_per_step)
-    step_digest = digest(corpus.mixture.keys[source], window, positions, length)
-    return tokens_seen + plan.global_batch_tokens, length, step_digest
+    after = tokens_seen + plan.global_batch_tokens
+    return after, length, digest_of(corpus, tokens_seen, after, length)
+
+
+def digest_of(corpus: Corpus, first_token: int, stop: int, sequence_length: int) -> int:
+    """Digest of the tokens [first_token, stop) of the data order, whole windows of it."""
+    first, end = first_token // corpus.sequence_length, stop // corpus.sequence_length
+    source, window = corpus.mixture.locate(first, end - first)
+    return digest(corpus.mixture.keys[source], window, np.arange(first, end), sequence_length)
 
 
 def entries_by_plan(corpus: Corpus, batches: BatchSchedule, first_step: int, stop: int, chain: str) -> Iterator[Entry]:

@@ -52,11 +52,9 @@ class Run:
 
     def check(self, step: int) -> None:
         """Raise TraceError unless the ledger says that the step consumed what the order gives it today."""
-        entry, length = self.entries[step - 1], self.corpus.sequence_length
-        first, count = self.tokens_before(step) // length, (entry.tokens - self.tokens_before(step)) // length
-        source, window = self.corpus.mixture.locate(first, count)
-        positions = np.arange(first, first + count)
-        if ledger.digest(self.corpus.mixture.keys[source], window, positions, entry.sequence_length) != entry.digest:
+        entry = self.entries[step - 1]
+        now = ledger.digest_of(self.corpus, self.tokens_before(step), entry.tokens, entry.sequence_length)
+        if now != entry.digest:
             raise TraceError(
                 f"{self.folder}: step {step} consumed other windows than {EFFECTIVE_FILE} and the shards in their places give "
                 f"now: the shards were replaced, or the file was edited. Trace with the ones that it was trained on."
