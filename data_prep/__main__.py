@@ -32,6 +32,9 @@ def _exit_code(command: Callable[..., int], *arguments: Any) -> int:
     except ValueError as error:
         print(f"moenda: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"moenda: {error}. What is finished is kept: mend the cause and run again.", file=sys.stderr)
         return 1

@@ -25,6 +25,7 @@ from data_prep.document import read_records
 from data_prep.fast_tokenizer import EngineDiffers
 from data_prep.holdout import Holdout
 from data_prep.shards import ShardWriter
+from data_prep.shards.documents import SHARD_KEY
 from data_prep.stage import Task, partial_name
 from data_prep.tokenizer import CorpusTokenizer
 
@@ -219,6 +220,7 @@ class ShardSequence:
         partial = partial_name(history)
         try:
             table = pa.Table.from_batches(self._history, HISTORY)
+            table = table.replace_schema_metadata({SHARD_KEY: writer.header.fingerprint})
             pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
             partial.replace(history)
         finally:

@@ -18,6 +18,7 @@ from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
 from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
+from trainer.metrics import METRICS_FILE
 from trainer.model import build, document_mask, families
 from trainer.state import TrainState, differences
 
@@ -97,6 +98,8 @@ class RunPlan:
             yield "ramp", ramp
         yield "length", f"{self.total_steps:,} steps, {self.total_tokens:,} tokens"
         origin = f"resumes {self.resume_from} at step {self.start.step}" if self.resume_from else "starts from step 0"
+        if not self.resume_from and (self.folder / METRICS_FILE).is_file():
+            origin += ": it holds no whole checkpoint, so the steps of an earlier start are done again"
         yield "run folder", f"{self.folder} ({origin})"
 
 

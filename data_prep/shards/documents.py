@@ -15,6 +15,8 @@ from data_prep.shards.storage import ByteStream, join, open_bytes
 
 _TYPES = {"id": "string", "source": "string", "licence": "string", "url": "string", "start": "int64", "tokens": "int64"}
 COLUMNS = list(_TYPES)
+SHARD_KEY = b"moenda.shard"
+"""Of the table's metadata: fingerprint of the shard whose documents it lists."""
 _REMEDY = "Build the corpus again, or copy the file again from where it was built."
 
 
@@ -96,6 +98,9 @@ def _rows(shards: TokenShards, name: str, first: int, last: int, columns: list[s
         found = {field.name: str(field.type) for field in file.schema_arrow}
         if wrong := [name for name, kind in _TYPES.items() if found.get(name) != kind]:
             raise ShardError(f"{url}: damaged: columns {', '.join(wrong)} are missing or of another type. {_REMEDY}")
+        said = (file.schema_arrow.metadata or {}).get(SHARD_KEY)
+        if said is not None and said.decode() != shards.shard_fingerprint(first):
+            raise ShardError(f"{url}: its documents are those of another shard than {name}. {_REMEDY}")
         if file.metadata.num_rows != len(starts):
             raise ShardError(f"{url}: lists {file.metadata.num_rows:,} documents, {name} has {len(starts):,}. {_REMEDY}")
         for batch in file.iter_batches(columns=columns):

@@ -147,6 +147,11 @@ class TokenShards:
                     yield entry.name, self._first[place], self._first[place + 1]
             index += len(some)
 
+    def shard_fingerprint(self, position: int) -> str:
+        """Fingerprint, as hex, of the shard that holds the token at a position of the stream."""
+        index = bisect_right(self._first, position) - 1
+        return self._index.entries(index, index + 1)[0].fingerprint
+
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, offset in it), int64 like `positions`, of tokens of the stream. Raises IndexError for others."""
         positions = np.asarray(positions, np.int64)

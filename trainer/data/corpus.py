@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.shards import ShardError, WindowBatch, Windows, open_shards
 from trainer.config import DataSection, SourceSection
-from trainer.data.mixture import Mixture, MixtureError, Source, Stage
+from trainer.data.mixture import Mixture, MixtureError, Source, Stage, UsedUpError
 
 MOST_WINDOWS = 2**60
 """More than any run comes to."""
@@ -79,6 +79,8 @@ class Corpus:
 def open_corpus(data: DataSection, seed: int) -> Corpus:
     """Open every source and decide their order. Raises CorpusError or ShardError's text under the key that it is about."""
     named = _named(data)
+    if data.max_documents and all((section.packing or data.packing) != "best_fit" for section in named.values()):
+        raise CorpusError('data.max_documents caps the documents of best_fit windows, and no source has packing "best_fit".')
     windows = {name: _open(name, section, data) for name, section in named.items()}
     first = next(iter(windows))
     for name, other in windows.items():
@@ -86,6 +88,12 @@ def open_corpus(data: DataSection, seed: int) -> Corpus:
     sources = [Source(name, w.fingerprint, len(w), w.tokens, _max_windows(named[name], len(w))) for name, w in windows.items()]
     try:
         mixture = Mixture(sources, _stages(data, named, windows), seed)
+    except UsedUpError as error:
+        end, begin = error.end * data.sequence_length, error.next_stage * data.sequence_length
+        raise CorpusError(
+            f"data.sources: those with a weight are used up after {end:,} tokens, but the next weights come at token "
+            f"{begin:,}. Raise their max_epochs, or set from_tokens of that stage of data.curriculum to at most {end:,}."
+        ) from None
     except MixtureError as error:
         raise CorpusError(f"data.sources: {error}") from None
     ordered = tuple(windows[source.name] for source in mixture.sources)
@@ -108,6 +116,11 @@ def _key(data: DataSection, name: str) -> str:
 
 def _open(name: str, section: SourceSection, data: DataSection) -> Windows:
     packing = section.packing or data.packing
+    if section.max_documents and packing != "best_fit":
+        raise CorpusError(
+            f'data.sources.{name}.max_documents caps the documents of best_fit windows, and the packing is "{packing}". Remove '
+            f'it, or set packing to "best_fit".'
+        )
     cap = section.max_documents or data.max_documents if packing == "best_fit" else None
     try:
         shards = open_shards(section.shards, data.tokenizer, cache=data.cache.settings())
@@ -167,7 +180,8 @@ def _stages(data: DataSection, named: dict[str, SourceSection], windows: dict[st
     stages = list({stage.first_window: stage for stage in stages}.values())
     for stage in stages:
         if not any(stage.weights.values()):
-            raise CorpusError(f"data.sources: from window {stage.first_window} on no source has a weight above 0.")
+            token = stage.first_window * data.sequence_length
+            raise CorpusError(f"data.sources: from token {token:,} on no source has a weight above 0.")
     return stages
 
 

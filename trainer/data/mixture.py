@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,14 @@ _CACHED_RUNS = 4
 
 class MixtureError(ValueError):
     """The sources cannot be mixed as asked."""
+
+
+class UsedUpError(MixtureError):
+    """The sources with a weight end, after `end` windows, before the next stage, which begins at window `next_stage`."""
+
+    def __init__(self, end: int, next_stage: int):
+        super().__init__(f"the sources are used up after {end:,} windows, but the next weights come at window {next_stage:,}.")
+        self.end, self.next_stage = end, next_stage
 
 
 @dataclass(frozen=True)
@@ -175,11 +183,12 @@ class Mixture:
         start = 0
         for number, stage in enumerate(stages):
             stop = stages[number + 1].first_window if number + 1 < len(stages) else None
+            weights = self._weights(stage)
             while stop is None or start < stop:
-                bounds = self._bounds(stage, before)
+                bounds = self._bounds(weights, before)
                 if bounds is None:
                     if stop is not None:
-                        raise MixtureError(self._used_up(start, stop))
+                        raise UsedUpError(start, stop)
                     self.end = start
                     return
                 self.segments.append(Segment(start, bounds, before))
@@ -189,29 +198,28 @@ class Mixture:
                 before = before + self._counts(bounds, length)
                 start += length
 
-    def _used_up(self, start: int, stop: int) -> str:
-        return (
-            f"the sources with a weight are used up after {start:,} windows, but the next weights come at window {stop:,}. "
-            f"Raise their max_epochs, or let the next stage begin earlier."
-        )
+    def _weights(self, stage: Stage) -> list[int]:
+        """The sources' weights by windows, on one scale of whole numbers: exact, and cheap to add up once per segment."""
+        weights = [stage.weights.get(source.name, Fraction(0)) for source in self.sources]
+        # windows per token: padding
+        weights = [w * s.windows / s.tokens if w else w for w, s in zip(weights, self.sources, strict=True)]
+        scale = lcm(*(weight.denominator for weight in weights))
+        return [weight.numerator * (scale // weight.denominator) for weight in weights]
 
-    def _bounds(self, stage: Stage, before: np.ndarray) -> np.ndarray | None:
+    def _bounds(self, weights: list[int], before: np.ndarray) -> np.ndarray | None:
         """Intervals of the sources that are left; None when there are none."""
-        weights = []
-        for source, had in zip(self.sources, before.tolist(), strict=True):
-            left = source.max_windows is None or had < source.max_windows
-            weight = stage.weights.get(source.name, Fraction(0)) if left else Fraction(0)
-            weights.append(weight * source.windows / source.tokens if weight else weight)  # windows per token: padding
-        total = sum(weights)
+        pairs = zip(self.sources, before.tolist(), weights, strict=True)
+        left = [w if source.max_windows is None or had < source.max_windows else 0 for source, had, w in pairs]
+        total = sum(left)
         if not total:
             return None
-        bounds, sums = [0], Fraction(0)
-        for source, weight in zip(self.sources, weights, strict=True):
+        bounds, sums = [0], 0
+        for source, weight in zip(self.sources, left, strict=True):
             sums += weight
-            bounds.append(floor(sums * _ONE / total))
+            bounds.append((sums << BITS) // total)
             if weight and bounds[-1] == bounds[-2]:
                 raise MixtureError(
-                    f"the weight of {source.name} is {float(weight / total):.1e} of the windows, too little to count (less "
+                    f"the weight of {source.name} is {weight / total:.1e} of the windows, too little to count (less "
                     f"than 2^-{BITS}). Give it more, or 0."
                 )
         return np.array(bounds, dtype=np.int64)

@@ -112,7 +112,10 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     except (ValueError, ImportError, KeyError) as error:
-        raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {error}') from None
+        reason = str(error)
+        if attention != "eager" and "attn_implementation" in reason:  # Hugging Face speaks of its own arguments
+            reason = f'Hugging Face has no "{attention}" attention for it here. Set model.attention to "eager".'
+        raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {reason}') from None
     model.tie_weights()
     return model
 

@@ -96,10 +96,10 @@ def test_an_epochs_cap_ends_the_corpus(folder):
         ({"train": "x", "sources": {"a": {}}}, "exactly one of train"),
         ({"sources": {}}, "data.sources is empty"),
         ({"sources": {"a": {"weight": 1}, "b": {}}}, "data.sources: b has no weight, others have one"),
-        ({"sources": {"a": {"weight": 0}, "b": {"weight": 0}}}, "from window 0 on no source has a weight above 0"),
+        ({"sources": {"a": {"weight": 0}, "b": {"weight": 0}}}, "from token 0 on no source has a weight above 0"),
         (
             {"sources": {"a": {"weight": 1}}, "curriculum": [{"from_tokens": 96, "weights": {"a": 0}}]},
-            "from window 3 on no source has a weight above 0",
+            "from token 96 on no source has a weight above 0",
         ),
         (
             {"sources": {"a": {"weight": 1}}, "curriculum": [{"from_tokens": 5, "weights": {"d": 1}}]},
@@ -117,7 +117,9 @@ def test_an_epochs_cap_ends_the_corpus(folder):
         ({"sources": {"a": {}, "nowhere": {}}}, "data.sources.nowhere.shards"),
         ({"sources": {"a": {"packing": "best_fit"}}}, "data_prep pack"),
         ({"sources": {"a": {"max_epochs": 1, "weight": 1}, "b": {"weight": 0}},
-          "curriculum": [{"from_tokens": 10**6, "weights": {"b": 1}}]}, "but the next weights come at window 31,250"),
+          "curriculum": [{"from_tokens": 10**6, "weights": {"b": 1}}]}, "the next weights come at token 1,000,000. Raise"),
+        ({"sources": {"a": {"max_documents": 3}}}, 'and the packing is "concatenate"'),
+        ({"sources": {"a": {}}, "max_documents": 3}, 'no source has packing "best_fit"'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_its_key(folder, data, said):

@@ -141,3 +141,8 @@ def test_peaks_by_device_name():
     assert flops.peak_flops("NVIDIA L4") == 121e12
     assert [flops.peak_flops(name) for name in ("cpu", "NVIDIA L40", "NVIDIA RTX A4000")] == [None] * 3
     assert flops.mfu(1e4, 1e10, devices=2, peak=1e14) == 0.5
+
+
+def test_an_attention_that_a_model_lacks_is_answered_with_one_that_it_has():
+    with pytest.raises(build.ModelError, match='Set model.attention to "eager"'):
+        build.skeleton(AutoConfig.for_model("bloom", n_layer=1))
