@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from strict_json import ConfigError
 from tests.models import FAMILIES
@@ -144,5 +144,5 @@ def test_peaks_by_device_name():
 
 
 def test_an_attention_that_a_model_lacks_is_answered_with_one_that_it_has():
-    with pytest.raises(build.ModelError, match='Set model.attention to "eager"'):
+    with pytest.raises(build.ModelError, match=r'Set model.attention to "eager"'):
         build.skeleton(AutoConfig.for_model("bloom", n_layer=1))
