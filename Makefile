@@ -32,8 +32,10 @@ lint: install
 	ruff check .
 	ruff format --check .
 
+# First what one process tests, a test per core at a time; then jobs of several processes, one after the other.
 test: lint
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest tests/unit tests/test_import_rules.py -n auto --maxprocesses 8
+	python -m pytest --ignore tests/unit --ignore tests/test_import_rules.py
 
 # Keeps corpora/ and runs/: they are yours.
 clean:
