@@ -45,7 +45,7 @@ def train(config: dict[str, Any], file: Path, ranks: int = 2, **options: Any) ->
     return done
 
 
-def train_and_kill(config: dict[str, Any], file: Path, when: Any, ranks: int = 2, timeout: float = 120) -> None:
+def train_and_kill(config: dict[str, Any], file: Path, when: Any, ranks: int = 2, timeout: float = 400) -> None:
     """Start training and kill -9 the launcher and all its ranks as soon as `when()` is true."""
     file.write_text(json.dumps(config))
     line = command(ranks, "trainer/train.py", "--config", str(file))
