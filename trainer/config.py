@@ -41,6 +41,9 @@ class ModelSection(strict_json.StrictModel):
     """Attention implementation by its Hugging Face name: sdpa, eager, flex_attention, flash_attention_2, flash_attention_3."""
     activation_checkpointing: bool = False
     """Recompute each block's activations in the backward pass: less memory, about a third more compute."""
+    fused_loss: bool | Literal["auto"] = "auto"
+    """Compute head and loss a few tokens at a time, so that logits never fill the memory; "auto": where the model allows it
+    (the plan says why not); true: else refuse; false: all logits at once."""
 
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -26,7 +26,7 @@ from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
 from trainer.launch_env import Process
 from trainer.lr_schedule import ScheduleSection, learning_rate
-from trainer.model import build, document_mask, document_probe
+from trainer.model import build, document_mask, document_probe, fused_loss
 from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
 from trainer.optimizer import adamw, parameter_groups
 from trainer.preflight import RunPlan
@@ -183,8 +183,8 @@ class ZeroEngine(_Engine):
 
     def _nll(self, micro_batch: MicroBatch, options: dict[str, torch.Tensor]) -> torch.Tensor:
         device = self.deepspeed.device
-        logits = self.deepspeed(input_ids=micro_batch.inputs.to(device), use_cache=False, **options).logits
-        return nll_sum(logits, micro_batch.targets.to(device))
+        inputs, targets = micro_batch.inputs.to(device), micro_batch.targets.to(device)
+        return self.deepspeed(input_ids=inputs, targets=targets, use_cache=False, **options).loss
 
 
 class PipelineEngine(_Engine):
@@ -260,6 +260,7 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
         recompute = model.activation_checkpointing
         module = CausalLMPipeline(skeleton, stages, pipeline_loss, checkpoint_activations=recompute, **filling)
         return PipelineEngine(module, shape, plan)
+    fused_loss.install(skeleton, fused=plan.whole_logits is None)
     module = _whole_model(skeleton, plan.ds_config, filling)
     if model.activation_checkpointing:
         module.gradient_checkpointing_enable({"use_reentrant": False})

@@ -19,7 +19,7 @@ from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.metrics import METRICS_FILE
-from trainer.model import build, document_mask, families
+from trainer.model import build, document_mask, families, fused_loss
 from trainer.state import TrainState, differences
 
 
@@ -49,6 +49,8 @@ class RunPlan:
     resume_from: Path | None
     chain: str | None
     """The ledger's chain that the checkpoint records."""
+    whole_logits: str | None
+    """Why all logits of a micro-batch are made at once; None: they are not (model.fused_loss)."""
 
     @property
     def total_tokens(self) -> int:
@@ -94,6 +96,8 @@ class RunPlan:
             ),
         )
         yield "batch", self.batch.describe()
+        if self.whole_logits:
+            yield "loss", f"from all logits of a micro-batch at once: {self.whole_logits}"
         if ramp := self.batches.describe():
             yield "ramp", ramp
         yield "length", f"{self.total_steps:,} steps, {self.total_tokens:,} tokens"
@@ -121,7 +125,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     shards = corpus.windows[0].shards
     spec = settings.model.config if settings.model.config is not None else settings.model.init_from
     hf_config = build.load_config(spec, shards.vocab_size, shards.eod_id, length)
-    _check_model(settings, hf_config, shards, layout)
+    whole_logits = _check_model(settings, hf_config, shards, layout)
 
     folder = Path(settings.run.folder)
     identity = _identity(settings, layout, plan, precision, hf_config, shards)
@@ -130,7 +134,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     record = {"identity": identity, "tokenizer_folder": tokenizer}
     return RunPlan(
         settings, layout, plan, batches, engine_settings, precision, hf_config, corpus, validation, folder, record,
-        start, resume_from, chain,
+        start, resume_from, chain, whole_logits,
     )  # fmt: skip
 
 
@@ -246,7 +250,8 @@ def _same_tokenizer(file: Path | str, content: bytes, shards: TokenShards, key: 
         )
 
 
-def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards, layout: topology.Topology) -> None:
+def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards, layout: topology.Topology) -> str | None:
+    """Raise ValueError for a model that cannot be trained so. Returns why its loss cannot be fused, None where it is."""
     build.check_fits(hf_config, shards.vocab_size, settings.data.sequence_length, layout.pipeline_stages)
     if layout.pipeline_stages > 1:
         families.anatomy(hf_config.model_type)
@@ -259,6 +264,16 @@ def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards
         file = Path(settings.model.init_from) / "tokenizer.json"
         if file.is_file():
             _same_tokenizer(file, file.read_bytes(), shards, "model.init_from")
+    return _whole_logits(settings.model, model)
+
+
+def _whole_logits(section: config.ModelSection, model: Any) -> str | None:
+    if section.fused_loss is False:
+        return "model.fused_loss is false"
+    reason = fused_loss.obstacle(model)
+    if reason and section.fused_loss is True:
+        raise PreflightError(f'model.fused_loss: {reason}. Set it to "auto": then all logits are made at once.')
+    return reason
 
 
 def _identity(
