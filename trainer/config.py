@@ -34,7 +34,8 @@ class ModelSection(strict_json.StrictModel):
     config: str | dict[str, Any] | None = None
     """A Hugging Face model configuration: inline (an object with `model_type`), a config.json, a local model folder, or
     a hub name. Inline, `vocab_size` and the number of positions may be "auto": taken from the shards (rounded up to a
-    multiple of 64) and from data.sequence_length. Defaults to the configuration in `init_from`."""
+    multiple of 64) and from data.sequence_length. Without `model_type`, an object changes keys of the configuration in
+    `init_from`, which is the default."""
     init_from: str | None = None
     """Local Hugging Face folder with safetensors weights to start from; null: random initialisation."""
     attention: str = "sdpa"

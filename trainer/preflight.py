@@ -124,7 +124,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
 
     shards = corpus.windows[0].shards
     spec = settings.model.config if settings.model.config is not None else settings.model.init_from
-    hf_config = build.load_config(spec, shards.vocab_size, shards.eod_id, length)
+    hf_config = build.load_config(spec, shards.vocab_size, shards.eod_id, length, init_from=settings.model.init_from)
     whole_logits = _check_model(settings, hf_config, shards, layout)
 
     folder = Path(settings.run.folder)

@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 
 import strict_json
 from trainer.flops import ModelShape
+from trainer.model import rope
 from trainer.state import derive_seed
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
@@ -37,14 +38,23 @@ class ModelError(ValueError):
 
 
 def load_config(
-    spec: str | dict[str, Any], vocab_size: int, eod_id: int, sequence_length: int, origin: str = "model.config"
+    spec: str | dict[str, Any],
+    vocab_size: int,
+    eod_id: int,
+    sequence_length: int,
+    origin: str = "model.config",
+    init_from: str | None = None,
 ) -> PretrainedConfig:
     """Resolve `model.config`: inline, a local file or folder, or a hub name. No code is taken from the source.
 
-    Raises ConfigError for unknown inline keys, ModelError when nothing can be found under a name.
+    Inline without model_type, its keys replace those of the configuration in `init_from`. Raises ConfigError for unknown inline
+    keys, ModelError when nothing can be found under a name.
     """
     if isinstance(spec, dict):
-        return _inline_config(dict(spec), vocab_size, eod_id, sequence_length, origin)
+        trained = (
+            load_config(init_from, vocab_size, eod_id, sequence_length) if init_from and "model_type" not in spec else None
+        )
+        return _inline_config(dict(spec), vocab_size, eod_id, sequence_length, origin, trained=trained)
     path = Path(spec)
     if path.suffix == ".json":
         return _inline_config(strict_json.read(path), vocab_size, eod_id, sequence_length, str(path), closed=False)
@@ -56,9 +66,15 @@ def load_config(
 
 
 def _inline_config(
-    values: dict[str, Any], vocab_size: int, eod_id: int, sequence_length: int, origin: str, closed: bool = True
+    values: dict[str, Any],
+    vocab_size: int,
+    eod_id: int,
+    sequence_length: int,
+    origin: str,
+    closed: bool = True,
+    trained: PretrainedConfig | None = None,
 ) -> PretrainedConfig:
-    model_type = values.pop("model_type", None)
+    model_type = values.pop("model_type", trained and trained.model_type)
     if not isinstance(model_type, str):
         raise strict_json.ConfigError(f'{origin}: "model_type" is required, for example "llama".')
     try:
@@ -70,18 +86,37 @@ def _inline_config(
         raise strict_json.ConfigError(f'{origin}.model_type: transformers knows no "{model_type}".{hint}') from None
     if closed:  # Hugging Face takes any key in silence
         known = {*defaults.to_dict(), *type(defaults).attribute_map, "tie_word_embeddings", "dtype"}
+        known |= set(rope.OLDER_KEYS) if "rope_parameters" in known else set()
         for key in values.keys() - known:
             hint = strict_json.did_you_mean(key, known)
             raise strict_json.ConfigError(f'{origin}.{key}: unknown key of a "{model_type}" configuration.{hint}')
+        values = values if trained is None else _changed(trained, values)
+        rope.check_given(values, defaults, origin)
     padded = -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     derived = {"vocab_size": padded, **dict.fromkeys(POSITION_KEYS, sequence_length)}
     values = {key: derived[key] if value == "auto" and key in derived else value for key, value in values.items()}
     token_ids = {"eos_token_id": eod_id, "bos_token_id": eod_id} if closed else {}
     try:
-        return AutoConfig.for_model(model_type, **(token_ids | values))
-    except (TypeError, ValueError, StrictDataclassError) as error:  # transformers' own validation
+        config = AutoConfig.for_model(model_type, **(token_ids | values))
+    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:  # transformers' own validation
         reason = " ".join(str(error).split())
         raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {reason}') from None
+    if closed:
+        rope.check(config, defaults, origin)
+    return config
+
+
+def _changed(trained: PretrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """A trained model's configuration with other values. Those of an object within it are replaced one by one, so that a
+    scaling of its rotary positions keeps their base; null removes one."""
+    before = trained.to_dict()
+    for key in ("model_type", "transformers_version", "_name_or_path"):
+        before.pop(key, None)
+    merged = before | values
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(before.get(key), dict):
+            merged[key] = {inner: one for inner, one in (before[key] | value).items() if one is not None}
+    return merged
 
 
 def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, stages: int) -> None:
@@ -91,11 +126,12 @@ def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, 
             f"the shards use {vocab_size} token ids, the model's vocab_size is {config.vocab_size}. "
             f'Set vocab_size to at least {vocab_size} in model.config (or "auto"), or name shards of its own tokenizer.'
         )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and 0 < positions < sequence_length:
+    positions = rope.positions(config)
+    if positions is not None and positions < sequence_length:
+        rotary = "" if getattr(config, "rope_parameters", None) is None else " (README: Train on longer windows)"
         raise ModelError(
             f"data.sequence_length is {sequence_length} tokens, the model has {positions} positions. "
-            f"Set data.sequence_length to at most {positions}, or the model's positions to at least {sequence_length}."
+            f"Set data.sequence_length to at most {positions}, or the model's positions to at least {sequence_length}{rotary}."
         )
     if stages > config.num_hidden_layers:
         raise ModelError(
