@@ -1,10 +1,12 @@
 """Loss curves of every way to split the work, side by side with a plain PyTorch loop.
 
     deepspeed --num_accelerators 2 bench/parity.py [--steps 20] [--precision bf16 --tolerance 1e-3] [--output table.json]
+    deepspeed --num_accelerators 4 bench/parity.py --steps 10 --ways ZeRO-3 "2 stages"         # 2 stages x 2 data ranks
 
-On the ranks it is started with: ZeRO 0, 1, 2, 3 and two pipeline stages, for GPT-2, GPT-NeoX and Llama, with tied and untied
-embeddings, through the trainer's own loop; then, on the first rank, a loop in plain PyTorch over the stock model, always in
-fp32. Prints the largest relative difference of each curve from the plain one.
+On the ranks it is started with, through the trainer's own loop: ZeRO 0, 1, 2, 3 and two pipeline stages for GPT-2, GPT-NeoX
+and Llama, with tied and untied embeddings; ZeRO-3 and two stages for the other families of tests/models.py. Then, on the first
+rank, a loop in plain PyTorch over the stock model, always in fp32. Prints the largest relative difference of each curve from
+the plain one.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch.nn import functional
 
 from data_prep.shards import TokenShards
 from tests.corpora import write_shards
-from tests.models import FAMILIES, run_file
+from tests.models import EAGER, FAMILIES, MORE_FAMILIES, run_file
 from trainer.engine import process_group
 from trainer.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
@@ -44,11 +46,45 @@ WAYS = {
     "2 stages": {"zero_stage": 0, "pipeline_stages": 2},
     "2 stages + ZeRO-1": {"zero_stage": 1, "pipeline_stages": 2},
 }
+FOR_ALL = ("ZeRO-3", "2 stages")
+"""Ways of the families beyond the first three."""
+CONFIGS = {**FAMILIES, **MORE_FAMILIES}
+Model = tuple[str, bool]
+"""A family, and whether its head is tied to the embedding."""
+QUICK: list[Model] = [
+    ("gpt2", True),
+    ("gpt_neox", False),
+    ("llama", True),
+    ("llama", False),
+    ("bloom", True),
+    ("cohere", True),
+    ("gemma3_text", True),
+    ("mixtral", False),
+    ("opt", True),
+    ("phi", False),
+]
+"""The telling subset that the tests run."""
+
+
+def models(families: list[str], quick: bool) -> list[Model]:
+    """Which models are compared."""
+    if quick:
+        return QUICK
+    rest = [(name, CONFIGS[name].get("tie_word_embeddings", False)) for name in families if name in MORE_FAMILIES]
+    return [(name, tied) for name in families if name in FAMILIES for tied in (True, False)] + rest
+
+
+def ways(family: str, chosen: list[str]) -> list[str]:
+    """In which ways a family is trained."""
+    return [way for way in chosen if family in FAMILIES or way in FOR_ALL]
 
 
 def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
-    """(loss, gradient norm) of each step by one process, stock model, torch.optim.AdamW, one batch per step."""
-    model = build.skeleton(plan.hf_config)
+    """(loss, gradient norm) of each step by one process, stock model, torch.optim.AdamW, one batch per step.
+
+    With experts, whose auxiliary loss is the mean over micro-batches, one micro-batch after another by Hugging Face's own loss.
+    """
+    model = build.skeleton(plan.hf_config, plan.config.model.attention)
     parts = dict(build.chunks(model))
     list(build.materialise(model, parts, "cpu", torch.float32, plan.config.run.seed))
     model.tie_weights()
@@ -69,9 +105,15 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
         tokens = torch.full((per_step, length + 1), -100)
         for row, window in enumerate(rows):
             tokens[row, : len(window)] = torch.from_numpy(window.astype(np.int64))
-        logits = model(input_ids=tokens[:, :-1].clamp(min=0)).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
+        experts = getattr(plan.hf_config, "output_router_logits", False)
+        loss = torch.zeros(())
+        for part in tokens.split(plan.batch.micro_batch_size if experts else per_step):
+            share = (part[:, 1:] != -100).sum() / (tokens[:, 1:] != -100).sum()
+            output = model(input_ids=part[:, :-1].clamp(min=0))
+            mean = functional.cross_entropy(output.logits.flatten(0, 1), part[:, 1:].flatten())
+            auxiliary = plan.hf_config.router_aux_loss_coef * output.aux_loss * len(part) / per_step if experts else 0.0
+            (mean * share + auxiliary).backward()
+            loss += (mean * share).detach()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), section.gradient_clipping)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -102,7 +144,8 @@ def prepare_everywhere(
 ) -> RunPlan:
     """The plan of one variant's run, on every rank."""
     name = f"{family}-{tied}-" + "-".join(map(str, parallel.values()))
-    model = {"config": {**FAMILIES[family], "vocab_size": "auto", "tie_word_embeddings": tied}}
+    model = {"config": {**CONFIGS[family], "vocab_size": "auto", "tie_word_embeddings": tied}}
+    model["attention"] = "eager" if family in EAGER else "sdpa"
     schedule = {"total_tokens": steps * 512, "warmup_tokens": 1024}
     config = run_file(folder / name, folder / "train", model=model, parallel=parallel, schedule=schedule)
     config["checkpoint"] = {"every_steps": 10**6}
@@ -122,19 +165,22 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--families", nargs="+", choices=sorted(FAMILIES), default=sorted(FAMILIES))
+    parser.add_argument("--families", nargs="+", choices=sorted(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--quick", action="store_true", help="the subset that the tests run")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative difference of a loss")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--local_rank", type=int)
     options = parser.parse_args()
     process = current_process()
     logging.disable(logging.WARNING)
-    models = [(family, tied) for family in options.families for tied in (True, False)]
+    chosen = models(options.families, options.quick)
     curves, plans = {}, {}
     with process_group(process) as device:
         folder = shared_folder(process.is_first)
         # the pipelines last: DeepSpeed keeps their topology in a global that its ZeRO engine then trips over
-        for way, family, tied in ((way, *model) for way in WAYS for model in models):
+        pairs = ((way, *model) for way in options.ways for model in chosen if way in ways(model[0], options.ways))
+        for way, family, tied in pairs:
             plan = prepare_everywhere(folder, family, tied, WAYS[way], options.steps, options.precision, process)
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
                 train(plan, process, device)
@@ -144,15 +190,16 @@ def main() -> int:
         return 0
 
     rows = []
-    for family, tied in models:
+    suffix = f" on {process.world_size} ranks"
+    for family, tied in chosen:
         plain = plain_loop(plans[family, tied])
-        for way in WAYS:
+        for way in ways(family, options.ways):
             logged = [(row["loss"], row["grad_norm"]) for row in curves[family, tied, way]]
             losses, norms = (
                 largest_difference(*pair) for pair in zip(zip(*logged, strict=True), zip(*plain, strict=True), strict=True)
             )
             rows.append({"family": family, "tied": tied, "way": way, "loss": losses, "grad_norm": norms})
-            name = f"{family:<9} {'tied' if tied else 'untied':<7} {way:<18}"
+            name = f"{family:<12} {'tied' if tied else 'untied':<7} {way + suffix:<25}"
             print(f"{name} loss {losses:.1e}  grad norm {norms:.1e}", flush=True)
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1))

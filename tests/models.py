@@ -1,4 +1,4 @@
-"""Tiny configurations of the three model families, and a run file around one."""
+"""Tiny configurations of model families, and a run file around one."""
 
 from __future__ import annotations
 
@@ -34,6 +34,63 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": "auto",
     },
 }
+
+_ROTARY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": "auto",
+}
+_EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": True, "router_aux_loss_coef": 0.1}
+
+MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    "bloom": {"n_layer": 4, "n_head": 4, "hidden_size": 64, "tie_word_embeddings": True},
+    "cohere": {**_ROTARY, "logit_scale": 0.25, "tie_word_embeddings": True},
+    "gemma": {**_ROTARY, "head_dim": 16, "tie_word_embeddings": True},
+    "gemma2": {**_ROTARY, "head_dim": 16, "sliding_window": 8, "tie_word_embeddings": True},
+    "gemma3_text": {
+        **_ROTARY,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "tie_word_embeddings": True,
+    },
+    "gptj": {"n_embd": 64, "n_layer": 4, "n_head": 4, "rotary_dim": 8, "n_positions": "auto"},
+    "granite": {**_ROTARY, "embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.5},
+    "mistral": {**_ROTARY, "sliding_window": 8},
+    "mixtral": {**_ROTARY, **_EXPERTS, "num_local_experts": 4},
+    "olmo2": _ROTARY,
+    "opt": {
+        "hidden_size": 64,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": "auto",
+        "dropout": 0.0,
+        "activation_function": "gelu",  # at relu's kink, a rounding difference moves gradient norms by 1e-4
+        "tie_word_embeddings": True,
+    },
+    "phi": _ROTARY,
+    "qwen2": {**_ROTARY, "tie_word_embeddings": True},
+    "qwen2_moe": {
+        **_ROTARY,
+        **_EXPERTS,
+        "num_experts": 4,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 64,
+        "mlp_only_layers": [0],
+    },
+    "qwen3": {**_ROTARY, "head_dim": 16},
+}
+"""Each with the traits of its kind: ALiBi, learned and rotary positions, scaled embeddings and logits, soft caps, sliding
+windows, grouped queries, experts with an auxiliary loss, biases, tied and untied heads."""
+for _name, _config in MORE_FAMILIES.items():
+    MORE_FAMILIES[_name] = {"model_type": _name, **_config}
+EAGER = {"bloom", "gemma2"}
+"""Families without `sdpa`."""
 
 
 def run_file(folder: Path, train: Path, validation: Path | None = None, **changes: Any) -> dict[str, Any]:

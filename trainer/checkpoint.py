@@ -89,9 +89,10 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
     ZeRO's optimizer files are DeepSpeed's own pickles: export only checkpoints that you trust.
     """
     if stages > 1:
-        from trainer.model.pipeline import layers, local_layers
+        from trainer.model.layers import row
+        from trainer.model.pipeline import saved_layers
 
-        for index, layer in local_layers(layers(skeleton)):
+        for index, layer in saved_layers(row(skeleton)):
             file = checkpoint / f"layer_{index:02d}-model_states.pt"
             for name, tensor in _read(file).items():
                 yield layer.hugging_face_name(name), tensor

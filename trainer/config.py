@@ -40,8 +40,9 @@ class ModelSection(strict_json.StrictModel):
     """Local Hugging Face folder with safetensors weights to start from; null: random initialisation."""
     attention: str = "sdpa"
     """Attention implementation by its Hugging Face name: sdpa, eager, flex_attention, flash_attention_2, flash_attention_3."""
-    activation_checkpointing: bool = False
-    """Recompute each block's activations in the backward pass: less memory, about a third more compute."""
+    activation_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["selective"] = False
+    """Recompute activations in the backward pass, for less memory: true in each block (about a third more compute), a number n
+    in every n-th block, "selective" in each block all but its matrix products and attention."""
     fused_loss: bool | Literal["auto"] = "auto"
     """Compute head and loss a few tokens at a time, so that logits never fill the memory; "auto": where the model allows it
     (the plan says why not); true: else refuse; false: all logits at once."""

@@ -6,6 +6,7 @@ checkpoints.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import warnings
@@ -26,7 +27,7 @@ from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
 from trainer.launch_env import Process
 from trainer.lr_schedule import ScheduleSection, learning_rate
-from trainer.model import build, document_mask, document_probe, fused_loss
+from trainer.model import build, document_mask, document_probe, fused_loss, partition, recompute, routing
 from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
 from trainer.optimizer import adamw, parameter_groups
 from trainer.preflight import RunPlan
@@ -151,6 +152,7 @@ class ZeroEngine(_Engine):
     def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
         super().__init__(model, shape, plan)
         self._document_masks = document_mask.DocumentMasks(model)
+        self._auxiliary = functools.partial(routing.auxiliary_loss, model)
 
     def train_step(self, batch: StepBatch) -> StepResult:
         """Forward and backward over the step's micro-batches, one optimizer step."""
@@ -161,9 +163,9 @@ class ZeroEngine(_Engine):
         total = torch.zeros((), device=engine.device)
         for micro_batch in batch.micro_batches:
             with self._document_masks(micro_batch.positions, engine.device) as options:
-                loss = self._nll(micro_batch, options)
+                loss, auxiliary = self._losses(micro_batch, options)
                 total += loss.detach()
-                engine.backward(loss * weight)
+                engine.backward(loss * weight if auxiliary is None else loss * weight + auxiliary)
             engine.step()
         dist.all_reduce(total)
         return StepResult(total / consumed[0].clamp(min=1), consumed, engine.get_global_grad_norm())
@@ -176,15 +178,17 @@ class ZeroEngine(_Engine):
         total = torch.zeros(2, dtype=torch.float64, device=engine.device)
         for micro_batch in micro_batches:
             with self._document_masks(micro_batch.positions, engine.device) as options:
-                total[0] += self._nll(micro_batch, options).double()
+                total[0] += self._losses(micro_batch, options)[0].double()
             total[1] += (micro_batch.targets != IGNORED).sum()
         nll, targets = self._sum_over_data(total).tolist()
         return nll, int(targets)
 
-    def _nll(self, micro_batch: MicroBatch, options: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _losses(self, micro_batch: MicroBatch, options: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Summed negative log-likelihood, and the experts' auxiliary loss (trainer.model.routing), where the model has one."""
         device = self.deepspeed.device
         inputs, targets = micro_batch.inputs.to(device), micro_batch.targets.to(device)
-        return self.deepspeed(input_ids=inputs, targets=targets, use_cache=False, **options).loss
+        output = self.deepspeed(input_ids=inputs, targets=targets, use_cache=False, **options)
+        return output.loss, self._auxiliary(output)
 
 
 class PipelineEngine(_Engine):
@@ -228,10 +232,13 @@ class PipelineEngine(_Engine):
         return ((one, (batch.targets, weight)) for one, batch in zip(inputs, micro_batches, strict=True))
 
 
-def pipeline_loss(logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """The loss of one micro-batch as the pipeline's last stage computes it."""
+def pipeline_loss(
+    output: torch.Tensor | tuple[torch.Tensor, torch.Tensor], labels: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """The loss of one micro-batch as the pipeline's last stage computes it: of logits, or logits and an auxiliary loss."""
     targets, weight = labels
-    return nll_sum(logits, targets) * weight
+    logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+    return nll_sum(logits, targets) * weight + sum(map(routing.without_value, auxiliary))
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
@@ -257,13 +264,13 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     if stages > 1:
         from trainer.model.pipeline import CausalLMPipeline
 
-        recompute = model.activation_checkpointing
-        module = CausalLMPipeline(skeleton, stages, pipeline_loss, checkpoint_activations=recompute, **filling)
+        costs = partition.weigher(plan, pipeline_loss, DTYPES[plan.precision], device)
+        again = model.activation_checkpointing
+        module = CausalLMPipeline(skeleton, stages, pipeline_loss, activation_checkpointing=again, costs=costs, **filling)
         return PipelineEngine(module, shape, plan)
     fused_loss.install(skeleton, fused=plan.whole_logits is None)
     module = _whole_model(skeleton, plan.ds_config, filling)
-    if model.activation_checkpointing:
-        module.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute.enable(module, model.activation_checkpointing)
     return ZeroEngine(module, shape, plan)
 
 

@@ -19,7 +19,7 @@ from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.metrics import METRICS_FILE
-from trainer.model import build, document_mask, families, fused_loss
+from trainer.model import build, document_mask, families, fused_loss, pipeline_probe
 from trainer.state import TrainState, differences
 
 
@@ -253,10 +253,11 @@ def _same_tokenizer(file: Path | str, content: bytes, shards: TokenShards, key: 
 def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards, layout: topology.Topology) -> str | None:
     """Raise ValueError for a model that cannot be trained so. Returns why its loss cannot be fused, None where it is."""
     build.check_fits(hf_config, shards.vocab_size, settings.data.sequence_length, layout.pipeline_stages)
-    if layout.pipeline_stages > 1:
-        families.anatomy(hf_config.model_type)
     model = build.skeleton(hf_config, settings.model.attention)
     build.check_causal(model)
+    if layout.pipeline_stages > 1:
+        families.anatomy(model)
+        pipeline_probe.check(hf_config, settings.model.attention)
     if settings.data.document_mask:
         document_mask.check(model, settings.data.sequence_length)
     if settings.model.init_from:
@@ -298,6 +299,7 @@ def _identity(
         "micro_batch_size": plan.micro_batch_size,
         "data_parallel_size": layout.data_parallel_size,
         "pipeline_stages": layout.pipeline_stages,
+        "pipeline_partition": settings.parallel.pipeline_partition,
         "zero_stage": settings.parallel.zero_stage,
         "precision": precision,
         "optimizer": settings.optimizer.model_dump(mode="json"),

@@ -22,6 +22,9 @@ class ParallelSection(StrictModel):
     also parameters. Home of DeepSpeed's zero_optimization.stage."""
     pipeline_stages: int = Field(default=1, ge=1)
     """Consecutive groups of layers, each on its own device; data parallelism takes the remaining factor of the ranks."""
+    pipeline_partition: Literal["parameters", "uniform", "cost"] = "parameters"
+    """What the stages have equally much of: parameters, blocks (uniform), or time of the forward and backward pass, head and
+    loss included (cost: measured when the run starts, kept in its folder)."""
 
 
 @dataclass(frozen=True)

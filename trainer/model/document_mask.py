@@ -289,13 +289,16 @@ def maskless(model: PreTrainedModel) -> bool:
     return registry.get("sdpa") is sdpa and bool(getattr(model, "_supports_flash_attn", False))
 
 
+def position_arguments(model: nn.Module, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Positions as an argument of a Hugging Face model's forward pass. One with ALiBi takes none: it uses distances alone."""
+    return {"position_ids": positions} if "position_ids" in inspect.signature(model.forward).parameters else {}
+
+
 class DocumentMasks:
     """Document masks of one whole model; `install` comes before."""
 
     def __init__(self, model: PreTrainedModel):
-        self._maskless = maskless(model)
-        # one with ALiBi takes none: distances are all it uses
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._model, self._maskless = model, maskless(model)
 
     @contextmanager
     def __call__(self, positions: torch.Tensor | None, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
@@ -304,7 +307,7 @@ class DocumentMasks:
             yield {}
             return
         with within(Documents.of(positions, device, self._maskless)):
-            yield {"position_ids": positions.to(device)} if self._takes_positions else {}
+            yield position_arguments(self._model, positions.to(device))
 
 
 def check(model: PreTrainedModel, sequence_length: int) -> None:

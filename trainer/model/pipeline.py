@@ -1,160 +1,47 @@
-"""A Hugging Face causal LM as a DeepSpeed PipelineModule: the stock modules, taken apart and put in a row.
+"""A Hugging Face causal LM as a DeepSpeed PipelineModule: the row of stock layers, divided over stages.
 
 Every rank holds the skeleton on the meta device; a stage fills only its own layers. Layers know the Hugging Face names of
 what they wrap, so that a pipeline checkpoint can be read back into the stock model.
-
-With document masks, positions travel with the hidden states from layer to layer: (hidden states, positions), until the norm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
-from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.masking_utils import create_causal_mask
 
-from trainer.model import document_mask
-from trainer.model.build import Weights, materialise
-from trainer.model.families import Anatomy, anatomy
+from trainer.model import build, layers, partition, recompute
+from trainer.model.build import Weights
+from trainer.model.layers import Block, Carried, Head, Layer, TokenEmbedding
 
 EMBEDDING_KEY = "token_embedding"
 """DeepSpeed's key of the weight that first and last stage share in a tied model."""
 
 
-Carried = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-"""What goes from layer to layer: float [batch, sequence, width], or that with positions, int64 [batch, sequence]."""
-
-
-def _unpack(carried: Carried) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return carried if isinstance(carried, tuple) else (carried, None)
-
-
-def _pack(hidden_states: torch.Tensor, positions: torch.Tensor | None) -> Carried:
-    return hidden_states if positions is None else (hidden_states, positions)
-
-
-class Layer(nn.Module):
-    """One pipeline layer around stock modules; `parts` maps its attribute names to Hugging Face names."""
-
-    def __init__(self, model: PreTrainedModel, parts: dict[str, str]):
-        super().__init__()
-        self.parts = parts
-        for attribute, name in parts.items():
-            setattr(self, attribute, model.get_submodule(name))
-
-    def hugging_face_name(self, parameter: str) -> str:
-        """Name in the stock model of one of this layer's parameters."""
-        attribute, _, rest = parameter.partition(".")
-        return f"{self.parts[attribute]}.{rest}"
-
-
-class TokenEmbedding(Layer):
-    """Token ids int64 [batch, sequence] -> hidden states [batch, sequence, width]."""
-
-    def forward(self, carried: Carried) -> Carried:
-        input_ids, positions = _unpack(carried)
-        return _pack(self.embedding(input_ids), positions)
-
-
-class Positions(Layer):
-    """Adds learned positions and dropout to the embedded tokens, where the model has them."""
-
-    def forward(self, carried: Carried) -> Carried:
-        hidden_states, positions = _unpack(carried)
-        if "positions" in self.parts:
-            position_ids = torch.arange(hidden_states.size(1), device=hidden_states.device) if positions is None else positions
-            hidden_states = hidden_states + self.positions(position_ids)
-        return _pack(self.dropout(hidden_states) if "dropout" in self.parts else hidden_states, positions)
-
-
-class Block(Layer):
-    """One transformer block with its causal mask and, for rotary models, its position embeddings."""
-
-    def __init__(self, model: PreTrainedModel, parts: dict[str, str]):
-        super().__init__(model, parts)
-        self.config, self.maskless = model.config, document_mask.maskless(model)
-
-    def forward(self, carried: Carried) -> Carried:
-        hidden_states, positions = _unpack(carried)
-        if positions is None:
-            position_ids = torch.arange(hidden_states.size(1), device=hidden_states.device).unsqueeze(0)
-            return self._run(hidden_states, position_ids)
-        # here and not around the step: other micro-batches pass before this one's activations are recomputed
-        with document_mask.within(document_mask.documents_of(positions, self.maskless)):
-            return self._run(hidden_states, positions), positions
-
-    def _run(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        inputs = {"position_ids": position_ids, "use_cache": False}
-        inputs["attention_mask"] = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=None,
-            past_key_values=None,  # nor positions, in which documents would be looked for once more
-        )
-        if "rotary" in self.parts:
-            inputs["position_embeddings"] = self.rotary(hidden_states, position_ids=position_ids)
-        return self.block(hidden_states, **inputs)
-
-
-class FinalNorm(Layer):
-    """The norm before the head."""
-
-    def forward(self, carried: Carried) -> torch.Tensor:
-        hidden_states, _ = _unpack(carried)
-        return self.norm(hidden_states)
-
-
-class Head(Layer):
-    """Hidden states -> logits [batch, sequence, vocabulary]."""
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.head(hidden_states)
-
-
-def _tied_head(embedding: TokenEmbedding, hidden_states: torch.Tensor) -> torch.Tensor:
-    return functional.linear(hidden_states, embedding.embedding.weight)
-
-
-def layers(model: PreTrainedModel) -> list[Layer | TiedLayerSpec]:
-    """The model as a row of layers; a tied head is a second use of the embedding layer."""
-    parts: Anatomy = anatomy(model.config.model_type)
-    tied = f"{parts.head}.weight" in model.all_tied_weights_keys
-    embedding = {"embedding": parts.token_embedding}
+def specifications(row: list[Layer]) -> list[Layer | TiedLayerSpec]:
+    """The row as DeepSpeed takes it; a tied head is a second use of the embedding layer."""
+    embedding, *inner, head = row
+    assert isinstance(embedding, TokenEmbedding) and isinstance(head, Head)
+    if not embedding.stock.tied:
+        return row
+    shared = (EMBEDDING_KEY, TokenEmbedding, embedding.stock, embedding.parts)
     attribute = "embedding.weight"
-    row: list[Layer | TiedLayerSpec] = [
-        TiedLayerSpec(EMBEDDING_KEY, TokenEmbedding, model, embedding, tied_weight_attr=attribute)
-        if tied
-        else TokenEmbedding(model, embedding)
+    return [
+        TiedLayerSpec(*shared, tied_weight_attr=attribute),
+        *inner,
+        TiedLayerSpec(*shared, tied_weight_attr=attribute, forward_fn=head.tied),
     ]
-    positions = {"positions": parts.position_embedding, "dropout": parts.embedding_dropout}
-    if any(positions.values()):
-        row.append(Positions(model, {key: name for key, name in positions.items() if name}))
-    rotary = {"rotary": parts.rotary} if parts.rotary else {}
-    for index in range(len(model.get_submodule(parts.blocks))):
-        row.append(Block(model, {"block": f"{parts.blocks}.{index}", **rotary}))
-    row.append(FinalNorm(model, {"norm": parts.final_norm}))
-    row.append(
-        TiedLayerSpec(EMBEDDING_KEY, TokenEmbedding, model, embedding, tied_weight_attr=attribute, forward_fn=_tied_head)
-        if tied
-        else Head(model, {"head": parts.head})
-    )
-    return row
 
 
-def local_layers(row: list[Layer | TiedLayerSpec]) -> Iterator[tuple[int, Layer]]:
-    """(index, layer) of every entry that owns parameters of its own, a shared embedding once."""
-    seen = set()
-    for index, entry in enumerate(row):
-        if isinstance(entry, TiedLayerSpec):
-            if entry.key not in seen:
-                seen.add(entry.key)
-                yield index, entry.build()
-        else:
-            yield index, entry
+def saved_layers(row: list[Layer]) -> Iterator[tuple[int, Layer]]:
+    """(index in DeepSpeed's checkpoints, layer) of every layer that owns parameters."""
+    for index, layer in enumerate(row):
+        if any(True for _ in layer.parameters()):
+            yield index, layer
 
 
 class CausalLMPipeline(PipelineModule):
@@ -164,28 +51,77 @@ class CausalLMPipeline(PipelineModule):
         self,
         skeleton: PreTrainedModel,
         stages: int,
-        loss: Callable[[torch.Tensor, tuple[torch.Tensor, ...]], torch.Tensor],
+        loss: Callable[[Carried, tuple[torch.Tensor, ...]], torch.Tensor],
         device: torch.device,
         dtype: torch.dtype,
         seed: int,
         weights: Weights | None,
-        checkpoint_activations: bool,
+        activation_checkpointing: recompute.Setting,
+        costs: Callable[[list[Layer]], list[float]],
     ):
-        self._skeleton = [skeleton]  # in a list: not to be registered as a submodule
-        self._fill = lambda names: list(materialise(skeleton, names, device, dtype, seed, weights))
-        super().__init__(
-            layers=layers(skeleton),
-            num_stages=stages,
-            loss_fn=loss,
-            partition_method="parameters",
-            activation_checkpoint_interval=1 if checkpoint_activations else 0,
-            checkpointable_layers=["Block"],
-        )
+        """`costs` weighs each layer; the stages' largest sum is as small as can be."""
+        row = layers.row(skeleton)
+        for block in row:
+            if isinstance(block, Block):
+                block.recompute = recompute.of_block(activation_checkpointing, block.index)
+        self._plain: dict[str, Any] = {"skeleton": skeleton, "row": row, "costs": costs}  # not to be registered as submodules
+        self._fill = lambda names: list(build.materialise(skeleton, names, device, dtype, seed, weights))
+        super().__init__(layers=specifications(row), num_stages=stages, loss_fn=loss, partition_method="costs")
+
+    def _partition_layers(self, method: str) -> None:
+        """Which layers each stage has, in place of DeepSpeed's own methods."""
+        self.parts = partition.balanced(self._plain["costs"](self._plain["row"]), self.num_stages)
+        self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
     def _build(self) -> None:
         """Choose this stage's layers (DeepSpeed), then give them memory, before they are moved to the device."""
         super()._build()
-        local = [m for m in self.modules() if isinstance(m, Layer)]
-        self._fill({name: m.get_submodule(attribute) for m in local for attribute, name in m.parts.items()})
+        held = tuple(f"{name}." for m in self.modules() if isinstance(m, Layer) for name in m.parts.values())
+        chunks = build.chunks(self._plain["skeleton"])
+        self._fill({name: module for name, module in chunks if f"{name}.".startswith(held)})
         for parameter in self.parameters():
             parameter.ds_pipe_replicated = False  # as DeepSpeed marked the parameters that these replace
+
+    def forward(self, carried: Carried) -> Carried:
+        """Run this stage's layers. Between stages, routing travels in a row of the hidden states."""
+        experts = self._plain["row"][0].stock.experts
+        if experts is None:
+            return super().forward(carried)
+        if self.stage_id > 0:
+            carried = _apart(carried, experts.number)
+        carried = super().forward(carried)
+        return carried if self.stage_id == self.num_stages - 1 else _joined(carried)
+
+
+def _joined(carried: Carried) -> Carried:
+    """Routing appended to the hidden states as rows of the first sequence: DeepSpeed runs a stage's backward pass once for each
+    tensor that it sends."""
+    state = layers.unpack(carried)
+    bits = _Bits.apply(state.routing.flatten(), state.hidden.dtype)
+    batch, _, width = state.hidden.shape
+    rows = functional.pad(bits, (0, -bits.numel() % width)).view(1, -1, width)
+    rows = functional.pad(rows, (0, 0, 0, 0, 0, batch - 1))
+    return layers.State(torch.cat([state.hidden, rows], dim=1), state.positions).pack()
+
+
+def _apart(carried: Carried, experts: int) -> Carried:
+    """The inverse of `_joined`."""
+    state = layers.unpack(carried)
+    width, ratio = state.hidden.size(2), 4 // state.hidden.element_size()
+    rows = -(-2 * experts * ratio // width)
+    hidden, extra = state.hidden[:, :-rows], state.hidden[0, -rows:]
+    routing = _Bits.apply(extra.flatten()[: 2 * experts * ratio], torch.float32)
+    return layers.State(hidden, state.positions, routing.view(2, experts)).pack()
+
+
+class _Bits(torch.autograd.Function):
+    """The same bits as another floating-point type, in the gradient, too."""
+
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        context.dtype = values.dtype
+        return values.contiguous().view(dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.contiguous().view(context.dtype), None

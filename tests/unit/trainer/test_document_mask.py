@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -406,9 +407,10 @@ def test_the_probe_finds_what_leaks(dtype, precision):
             return super().__call__(None, device)
 
     class GoingOn(DocumentMasks):
-        def __init__(self, model):
-            super().__init__(model)
-            self._takes_positions = False
+        @contextmanager
+        def __call__(self, positions, device):
+            with super().__call__(positions, device):
+                yield {}
 
     for name, masks in (("llama", Leaking), ("gpt2", Leaking), ("gpt2", GoingOn)):
         with pytest.raises(DocumentMaskError, match=r'with model\.attention "sdpa" does not treat a document') as refusal:

@@ -1,0 +1,312 @@
+"""A Hugging Face causal LM as a row of layers: token embedding, what precedes the blocks, each block, what follows, head.
+
+What a stock forward pass does around its blocks (masks, rotary embeddings, ALiBi, scalings, soft caps, which layer slides its
+window) is not written again here: a layer runs the stock forward pass itself, with stand-ins for all parts but its own. A
+block, for example, is called with the arguments that the stock code has for the block of its number.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from trainer.model import document_mask, recompute, routing
+from trainer.model.families import Anatomy, anatomy
+
+Carried = torch.Tensor | tuple[torch.Tensor, ...]
+"""What goes from layer to layer: hidden states alone, or the tensors of `State` that there are."""
+
+
+class State(NamedTuple):
+    """What travels along the row."""
+
+    hidden: torch.Tensor
+    """float [batch, sequence, width]; token ids, int64 [batch, sequence], before the embedding."""
+    positions: torch.Tensor | None = None
+    """int64 [batch, sequence], with document masks."""
+    routing: torch.Tensor | None = None
+    """float32 [2, experts], with an auxiliary loss of experts: see trainer.model.routing."""
+
+    def pack(self) -> Carried:
+        """As DeepSpeed sends it."""
+        there = tuple(part for part in self if part is not None)
+        return there if len(there) > 1 else there[0]
+
+
+def unpack(carried: Carried) -> State:
+    """Positions are the later tensor of integers, routing the one of floats."""
+    if not isinstance(carried, tuple):
+        return State(carried)
+    hidden, *others = carried
+    return State(hidden, **{"routing" if other.is_floating_point() else "positions": other for other in others})
+
+
+class _StandIn:
+    """Takes a stock module's place in a forward pass: it has that one's attributes, and another call."""
+
+    def __init__(self, stock: nn.Module, call: Callable[..., Any]):
+        self._stock, self._call = stock, call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._call(*arguments, **options)
+
+
+class _Reached(Exception):
+    """Ends a stock forward pass at the block in question."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__()
+        self.arguments, self.options = arguments, options
+
+
+class _BaseOutput:
+    """Output of a base model: the last hidden states, and None for whatever else is asked for."""
+
+    def __init__(self, hidden: torch.Tensor):
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return (self.last_hidden_state,)[index]
+
+
+def _stop(*arguments: Any, **options: Any) -> None:
+    raise _Reached(*arguments, **options)
+
+
+def _with(module: nn.Module, replaced: dict[str, Any]) -> nn.Module:
+    """A shallow copy of a module whose submodules of these dotted names are other callables; all else is shared."""
+    twin = copy.copy(module)
+    inner: dict[str, dict[str, Any]] = {}
+    for name, other in replaced.items():
+        head, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(head, {})[rest] = other
+        else:
+            twin.__dict__[name] = other  # found before the registered module of that name
+    for head, others in inner.items():
+        twin.__dict__[head] = _with(getattr(module, head), others)
+    return twin
+
+
+class Stock:
+    """The stock forward passes of one model, run in parts. Holds no tensors of its own."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model, self.parts = model, anatomy(model)
+        self.base = model.get_submodule(self.parts.base)
+        self.blocks = list(model.get_submodule(self.parts.blocks))
+        self.maskless = document_mask.maskless(model)
+        self.tied = f"{self.parts.head}.weight" in model.all_tied_weights_keys
+        self.experts = routing.Experts.of(model)
+
+    def before(self, embedded: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
+        """What the first block receives, from embedded tokens."""
+        return self._reach(0, embedded, positions, training, {}).hidden
+
+    def arguments(self, index: int, hidden: torch.Tensor, positions: torch.Tensor | None) -> _BlockCall:
+        """What the stock code calls a block with. They may depend on the hidden states' shape, not on their values."""
+        states = hidden.detach()
+        with torch.no_grad():
+            return self._reach(index, states, positions, False, self._skipped(states))
+
+    def after(self, hidden: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
+        """What the head receives, from the last block's output."""
+        states = hidden.detach()
+        # With a leading axis of one, it serves stock code that takes a block's output, as well as code that takes the first of
+        # a block's outputs.
+        blocks = [*self._passing(states, len(self.blocks) - 1), _StandIn(self.blocks[-1], lambda *_, **__: hidden[None])]
+        output = self._run(blocks, states, positions, training, self._skipped(states))
+        last = output.last_hidden_state
+        return last[0] if last.dim() > hidden.dim() else last
+
+    def logits(self, hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The whole model's logits, from what `after` gave, with `head` in the place of the stock head's matrix product."""
+        parts, model = self.parts, self.model
+        base = _StandIn(self.base, lambda *_, **__: _BaseOutput(hidden))
+        twin = _with(model, {parts.base: base, parts.head: _StandIn(model.get_submodule(parts.head), head)})
+        options = {"output_router_logits": False} if self.experts else {}
+        return twin(inputs_embeds=hidden, use_cache=False, **options).logits
+
+    def _reach(
+        self, index: int, states: torch.Tensor, positions: torch.Tensor | None, training: bool, skipped: dict[str, Any]
+    ) -> _BlockCall:
+        blocks = [*self._passing(states, index), _StandIn(self.blocks[index], _stop), *self.blocks[index + 1 :]]
+        try:
+            self._run(blocks, states, positions, training, skipped)
+        except _Reached as call:
+            return _BlockCall.of(call)
+        raise AssertionError(f"the stock forward pass does not call block {index}")
+
+    def _run(
+        self, blocks: list[Any], states: torch.Tensor, positions: torch.Tensor | None, training: bool, replaced: dict[str, Any]
+    ) -> Any:
+        twin = _with(self.base, {self.parts.blocks[len(self.parts.base) + 1 :]: blocks, **replaced})
+        twin.training = training
+        options = {} if positions is None else document_mask.position_arguments(twin, positions)
+        return twin(inputs_embeds=states, use_cache=False, **options)
+
+    def _passing(self, states: torch.Tensor, count: int) -> list[_StandIn]:
+        return [_StandIn(block, lambda *_, **__: states[None]) for block in self.blocks[:count]]
+
+    def _skipped(self, states: torch.Tensor) -> dict[str, Any]:
+        """Stand-ins for the parts before the blocks that yield something of the right shape."""
+        names = [name[len(self.parts.base) + 1 :] for name in self.parts.before]
+        return {name: _StandIn(self.base.get_submodule(name), lambda *_, **__: states) for name in names}
+
+
+class _BlockCall(NamedTuple):
+    """The hidden states that stock code passes to a block, and its other arguments."""
+
+    hidden: torch.Tensor
+    others: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, call: _Reached) -> _BlockCall:
+        options = dict(call.options)
+        if "hidden_states" in options:
+            return cls(options.pop("hidden_states"), call.arguments, options)
+        return cls(call.arguments[0], call.arguments[1:], options)
+
+
+class Layer(nn.Module):
+    """One layer of the row around stock modules; `parts` maps its attribute names to Hugging Face names."""
+
+    def __init__(self, stock: Stock, parts: dict[str, str]):
+        super().__init__()
+        self.stock, self.parts = stock, parts
+        for attribute, name in parts.items():
+            setattr(self, attribute, stock.model.get_submodule(name))
+
+    def hugging_face_name(self, parameter: str) -> str:
+        """Name in the stock model of one of this layer's parameters."""
+        attribute, _, rest = parameter.partition(".")
+        return f"{self.parts[attribute]}.{rest}"
+
+
+class TokenEmbedding(Layer):
+    """Token ids -> embedded tokens."""
+
+    def forward(self, carried: Carried) -> Carried:
+        state = unpack(carried)
+        return state._replace(hidden=self.embedding(state.hidden)).pack()
+
+
+class Before(Layer):
+    """What the stock model does to embedded tokens: positions, scales, norms, dropout."""
+
+    def forward(self, carried: Carried) -> Carried:
+        state = unpack(carried)
+        hidden = self.stock.before(state.hidden, state.positions, self.training)
+        experts = self.stock.experts
+        return State(hidden, state.positions, experts.nothing(hidden.device) if experts else None).pack()
+
+
+class Block(Layer):
+    """One transformer block."""
+
+    def __init__(self, stock: Stock, parts: dict[str, str], index: int):
+        super().__init__(stock, parts)
+        self.index = index
+        self.recompute: recompute.Recompute | None = None
+
+    def forward(self, carried: Carried) -> Carried:
+        state = unpack(carried)
+        if self.recompute and self.training:
+            return State(*checkpoint(self._run, *state, use_reentrant=False, **self.recompute.options())).pack()
+        return self._run(*state).pack()
+
+    def _run(self, hidden: torch.Tensor, positions: torch.Tensor | None, routed: torch.Tensor | None) -> State:
+        # here and not around the step: other micro-batches pass before this one's activations are recomputed
+        with self._documents(positions), routing.observed(self.block, self.stock.experts) as gates:
+            call = self.stock.arguments(self.index, hidden, positions)
+            output = self.block(hidden, *call.others, **call.options)
+        if gates:
+            routed = self.stock.experts.add(routed, gates)
+        return State(output[0] if isinstance(output, tuple) else output, positions, routed)
+
+    @contextmanager
+    def _documents(self, positions: torch.Tensor | None) -> Iterator[None]:
+        if positions is None:
+            yield
+            return
+        with document_mask.within(document_mask.documents_of(positions, self.stock.maskless)):
+            yield
+
+
+class After(Layer):
+    """What follows the last block: norms, projections."""
+
+    def forward(self, carried: Carried) -> Carried:
+        state = unpack(carried)
+        hidden = self.stock.after(state.hidden, state.positions, self.training)
+        return State(hidden, None, state.routing).pack()
+
+
+class Head(Layer):
+    """Hidden states -> logits [batch, sequence, vocabulary], scaled and capped as the stock model does; with experts, also
+    their auxiliary loss, a float32 scalar."""
+
+    def forward(self, carried: Carried) -> Carried:
+        return self.through(self.head, carried)
+
+    def through(self, head: Callable[[torch.Tensor], torch.Tensor], carried: Carried) -> Carried:
+        """The same with another matrix product, as that of a tied embedding."""
+        state = unpack(carried)
+        logits = self.stock.logits(state.hidden, head)
+        if state.routing is None:
+            return logits
+        return logits, self.stock.experts.loss(state.routing, state.hidden.shape[:2].numel())
+
+    def tied(self, embedding: TokenEmbedding, carried: Carried) -> Carried:
+        """The same with the token embedding's weight."""
+        return self.through(lambda hidden: functional.linear(hidden, embedding.embedding.weight), carried)
+
+
+def row(model: PreTrainedModel) -> list[Layer]:
+    """The model, or its skeleton, as a row of layers; the head of a tied model holds nothing and runs by `tied`.
+
+    Raises UnsupportedModelError for an architecture whose parts are not known.
+    """
+    stock = Stock(model)
+    parts: Anatomy = stock.parts
+    shared = _shared(model, parts)
+    layers: list[Layer] = [TokenEmbedding(stock, {"embedding": parts.token_embedding})]
+    layers.append(Before(stock, {**_attributes(parts.before), **shared}))
+    layers += [Block(stock, {"block": f"{parts.blocks}.{i}", **shared}, i) for i in range(len(stock.blocks))]
+    layers.append(After(stock, {**_attributes(parts.after), **shared}))
+    layers.append(Head(stock, {} if stock.tied else {"head": parts.head}))
+    return layers
+
+
+def run(layers: list[Layer], inputs: Carried) -> Carried:
+    """The whole row in one process."""
+    *rest, head = layers
+    for layer in rest:
+        inputs = layer(inputs)
+    return head.tied(rest[0], inputs) if head.stock.tied else head(inputs)
+
+
+def _shared(model: PreTrainedModel, parts: Anatomy) -> dict[str, str]:
+    """The base model's modules without parameters, which every layer has: rotary embeddings, for example."""
+    own = {parts.token_embedding, parts.blocks, *parts.before, *parts.after}
+    names = [f"{parts.base}.{name}" for name, _ in model.get_submodule(parts.base).named_children()]
+    return _attributes(tuple(name for name in names if name not in own))
+
+
+def _attributes(names: tuple[str, ...]) -> dict[str, str]:
+    return {f"stock_{name.rpartition('.')[2]}": name for name in names}

@@ -1,0 +1,150 @@
+"""Which layers each pipeline stage has: consecutive ones, such that the largest stage is as small as can be.
+
+`parallel.pipeline_partition` says what a layer weighs: its "parameters", the same for each block ("uniform"), or its "cost",
+the time of its forward and backward pass, measured once when a run starts, head and loss included. A run keeps its first
+partition, since its checkpoints hold optimizer states by stage.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from trainer.model import build, layers, recompute
+from trainer.model.layers import Block, Carried, Head, Layer, State
+
+FILE = "layer_seconds.json"
+"""In the run folder."""
+Loss = Callable[[Carried, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]
+"""Of the last layer's output, and (targets, weight of the micro-batch)."""
+ROUNDS = 3
+"""Passes of which the median time counts, after one to warm up."""
+
+
+def balanced(costs: list[float], stages: int) -> list[int]:
+    """Bounds, stages + 1 of them, of consecutive non-empty parts: their largest sum is least, then their sum of squares."""
+    assert 0 < stages <= len(costs)
+    sums = [0.0, *itertools.accumulate(costs)]
+    largest, _ = _best(sums, stages, max, float("inf"))
+    return _best(sums, stages, lambda before, part: before + part * part, largest)[1]
+
+
+def _best(sums: list[float], stages: int, joined: Callable[[float, float], float], limit: float) -> tuple[float, list[int]]:
+    """(score, bounds) of the partition of least score, no part's sum over the limit. `joined` adds a part to a score."""
+    count = len(sums) - 1
+    found: list[tuple[float, list[int]]] = [(float("inf"), [])] * (count + 1)
+    found[0] = (0.0, [0])  # of the first n layers in the parts so far
+    for part in range(stages):
+        previous, found = found, [(float("inf"), [])] * (count + 1)
+        for stop in range(part + 1, count + 1):
+            for start in range(part, stop):
+                size = sums[stop] - sums[start]
+                score = joined(previous[start][0], size) if size <= limit else float("inf")
+                if score < found[stop][0]:
+                    found[stop] = (score, [*previous[start][1], stop])
+    return found[count]
+
+
+def parameters(row: list[Layer]) -> list[float]:
+    """Trainable parameters of each layer; a tied head counts the embedding's."""
+    counts = [sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in row]
+    if row[-1].stock.tied:
+        counts[-1] = counts[0]
+    return [float(count) for count in counts]
+
+
+def uniform(row: list[Layer]) -> list[float]:
+    """1 for each block, 0 for the rest."""
+    return [float(isinstance(layer, Block)) for layer in row]
+
+
+def weigher(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) -> Callable[[list[Layer]], list[float]]:
+    """What parallel.pipeline_partition of a run's plan asks for: a function from the row to each layer's weight, the same on
+    every rank."""
+    method = plan.config.parallel.pipeline_partition
+    if method != "cost":
+        return {"parameters": parameters, "uniform": uniform}[method]
+
+    def costs(_row: list[Layer]) -> list[float]:
+        seconds: list[list[float] | None] = [None]
+        if dist.get_rank() == 0:
+            seconds[0] = _remembered(plan.folder / FILE, lambda: measured(plan, loss, dtype, device))
+        dist.broadcast_object_list(seconds)
+        return seconds[0]
+
+    return costs
+
+
+def _remembered(file: Path, measure: Callable[[], list[float]]) -> list[float]:
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"seconds": measure()}), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))["seconds"]
+
+
+def measured(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) -> list[float]:
+    """Seconds of each layer's forward and backward pass on one micro-batch of this run; layers alike are measured once.
+
+    The layers come to life one at a time, in a skeleton of their own.
+    """
+    section = plan.config.model
+    model = build.skeleton(plan.hf_config, section.attention).train()
+    row = layers.row(model)
+    kinds = getattr(model.config, "layer_types", None) or [None] * len(row)
+    shape = (plan.batch.micro_batch_size, plan.batch.sequence_length)
+    state = State(torch.randint(model.config.vocab_size, shape, device=device))
+    seconds: dict[Any, float] = {}
+    costs = []
+    for layer in row:
+        key: Any = (type(layer), *((name, p.shape) for name, p in layer.named_parameters()))
+        if isinstance(layer, Block):
+            layer.recompute = recompute.of_block(section.activation_checkpointing, layer.index)
+            key += (kinds[layer.index], layer.recompute)
+        held = tuple(f"{name}." for name in (layer if layer.parts else row[0]).parts.values())
+        chunks = {name: module for name, module in build.chunks(model) if f"{name}.".startswith(held)}
+        if key not in seconds:
+            list(build.materialise(model, chunks, device, dtype, plan.config.run.seed))
+            run = functools.partial(layer.tied, row[0]) if isinstance(layer, Head) and layer.stock.tied else layer
+            seconds[key], after = _seconds(run, state, loss if isinstance(layer, Head) else None)
+            state = after if after is not None else state
+            layer.to("meta")
+        costs.append(seconds[key])
+    return costs
+
+
+def _seconds(run: Callable[[Carried], Carried], state: State, loss: Loss | None) -> tuple[float, State | None]:
+    """(median seconds, the layer's output); with the loss, the layer is the last."""
+    times = []
+    for _ in range(1 + ROUNDS):
+        inputs = State(*(_leaf(part) for part in state))
+        begin = _now(state.hidden.device)
+        output = run(inputs.pack())
+        if loss is None:
+            hidden = layers.unpack(output).hidden
+            hidden.backward(torch.ones_like(hidden))
+        else:
+            targets = torch.zeros(inputs.hidden.shape[:2], dtype=torch.int64, device=inputs.hidden.device)
+            loss(output, (targets, torch.ones((), device=targets.device))).backward()
+        times.append(_now(state.hidden.device) - begin)
+    after = None if loss is not None else State(*(None if p is None else p.detach() for p in layers.unpack(output)))
+    return statistics.median(times[1:]), after
+
+
+def _leaf(part: torch.Tensor | None) -> torch.Tensor | None:
+    return part if part is None or not part.is_floating_point() else part.detach().requires_grad_()
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, when all work submitted to the device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
