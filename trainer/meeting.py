@@ -59,6 +59,7 @@ class Meeting:
             if self._store is not None and not self.process.is_first:  # of rank 0 the others notice that its store is gone
                 self._round += 1
                 self._say(f"{type(error).__name__}: {_short(error)} (its own output says where)", failed=True)
+                self._store.add(self._key("read"), 1)
             raise
         else:
             self._converse(None, _errors)
@@ -89,7 +90,7 @@ class Meeting:
         return verdict["value"]
 
     def _collect(self, mine: Any, conclude: Callable[..., Any], failed: bool) -> dict[str, Any]:
-        said = self._wait_for_all(failed)
+        start, said = time.monotonic(), self._wait_for_all(failed)
         ranks = range(self.process.world_size)
         values = [mine, *(said.get(rank) for rank in ranks[1:])]
         absent = [rank for rank in ranks[1:] if rank not in said]
@@ -99,7 +100,8 @@ class Meeting:
         except ValueError as error:
             verdict = {"error": str(error)}
         self._store.set(self._key("verdict"), json.dumps(verdict))
-        self._wait_until(lambda: self._count("read") >= len(ranks) - 1, _FAREWELL_S)
+        readers = len(said) if time.monotonic() - start > self._patience else len(ranks) - 1
+        self._wait_until(lambda: self._count("read") >= readers, _FAREWELL_S)
         self._store.set(self._key("closed"), "")
         return verdict
 
