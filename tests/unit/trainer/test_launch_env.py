@@ -33,7 +33,7 @@ DEEPSPEED = {
     "WORLD_SIZE": "8",
     "LOCAL_RANK": "1",
     "LOCAL_SIZE": "4",
-    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_ADDR": "node0",
     "MASTER_PORT": "1",
 }
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
