@@ -52,7 +52,7 @@ def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, 
     dist.barrier()
     if keeper:
         record = {"state": state.to_json(), "probe": probe, "order": plan.order_before(state), "chain": chain}
-        record |= {} if disk.shared else {"ranks": disk.ranks}
+        record |= {} if disk.shared else {"ranks": disk.ranks, "world_size": plan.topology.world_size}
         (partial / STATE_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
         for file in partial.rglob("*"):
             _sync(file)
@@ -137,7 +137,9 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
             for name, tensor in _read(file).items():
                 yield layer.hugging_face_name(name), tensor
         return
-    if any(checkpoint.glob("*zero_pp_rank_*")):
+    if written := list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt")):
+        if len(written) < read_state(checkpoint).get("world_size", 0):
+            raise CheckpointError(f"{checkpoint} is not whole: {_elsewhere(checkpoint)}")
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         yield from get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name).items()
@@ -148,8 +150,19 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         present = ", ".join(sorted(p.name for p in file.parent.iterdir())[:5])
-        raise CheckpointError(f"{file}: missing from the checkpoint (it holds {present}, ...).")
+        raise CheckpointError(f"{file}: missing from the checkpoint (it holds {present}, ...). {_elsewhere(file.parent)}")
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _elsewhere(checkpoint: Path) -> str:
+    """Where the rest of a checkpoint is, when its hosts had disks of their own."""
+    state = read_state(checkpoint)
+    if "ranks" not in state:
+        return ""
+    return (
+        f"it has the files of {named_ranks(state['ranks'])} of {state['world_size']} alone, the others' are on their hosts' disks. "
+        f"Copy those beside these: rsync -a --exclude {STATE_FILE} HOST:{checkpoint}/ {checkpoint}/"
+    )
 
 
 def _sync(path: Path) -> None:
