@@ -19,7 +19,8 @@ import torch
 from torch import distributed as dist
 
 from trainer.disks import Disk
-from trainer.meeting import Meeting, places
+from trainer.launch_env import places
+from trainer.meeting import Meeting
 from trainer.model import build
 from trainer.preflight import RunPlan
 from trainer.state import flatten
@@ -155,7 +156,7 @@ def describe_links(hosts: list[str], latencies: list[float], rates: list[float])
         rate, latency = min(rates[rank] for rank in ranks), max(latencies[rank] for rank in ranks)
         where = f"within {sender}" if sender == receiver else f"{sender} to {receiver}"
         lines.append((sender == receiver, rate, f"{where}: {_rate(rate)}, {latency * 1e6:.0f} us"))
-    lines.sort()
+    lines.sort(key=lambda line: line[:2])
     between = [line for line in lines if not line[0]]
     if len(between) > 1:
         lines[0] = (*lines[0][:2], lines[0][2] + " (the slowest link between hosts)")

@@ -21,7 +21,7 @@ from torch import distributed as dist
 from trainer.data.loader import MicroBatch
 from trainer.disks import Disk
 from trainer.engine import PipelineEngine, ZeroEngine
-from trainer.meeting import named_ranks
+from trainer.launch_env import named_ranks
 from trainer.preflight import RunPlan
 from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, checkpoints_in, read_state
 from trainer.state import TrainState
@@ -160,8 +160,8 @@ def _elsewhere(checkpoint: Path) -> str:
     if "ranks" not in state:
         return ""
     return (
-        f"it has the files of {named_ranks(state['ranks'])} of {state['world_size']} alone, the others' are on their hosts' disks. "
-        f"Copy those beside these: rsync -a --exclude {STATE_FILE} HOST:{checkpoint}/ {checkpoint}/"
+        f"it has the files of {named_ranks(state['ranks'])} of {state['world_size']} alone, the others' are on other disks: "
+        f"copy those beside these: rsync -a --exclude {STATE_FILE} HOST:{checkpoint}/ {checkpoint}/"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer import run_folder
-from trainer.meeting import places
+from trainer.launch_env import places
 
 if TYPE_CHECKING:
     from trainer.meeting import Meeting

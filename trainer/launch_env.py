@@ -46,6 +46,26 @@ class Process:
         return self.rank == 0
 
 
+def places(ranks: list[int], hosts: list[str]) -> str:
+    """Hosts with their ranks: "node0 (ranks 0-1) and node1 (rank 2)"."""
+    by_host: dict[str, list[int]] = {}
+    for rank in ranks:
+        by_host.setdefault(hosts[rank], []).append(rank)
+    return " and ".join(f"{host} ({named_ranks(numbers)})" for host, numbers in by_host.items())
+
+
+def named_ranks(ranks: list[int]) -> str:
+    """ "rank 3", or "ranks 0-2, 5"."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return f"rank{'s' if len(ranks) > 1 else ''} {text}"
+
+
 def current_process(environment: Mapping[str, str] = os.environ) -> Process:
     """Read the launcher's variables. Raises LaunchError inside an interactive Slurm step of several tasks."""
     launcher = _launcher(environment)

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.distributed import DistError, TCPStore
 
-from trainer.launch_env import Process, find_first_process
+from trainer.launch_env import Process, find_first_process, named_ranks, places
 
 PATIENCE_S = float(os.environ.get("MOENDA_MEETING_S", "600"))
 """How long ranks wait for the others: imports and preflight on a slow shared disk take minutes."""
@@ -202,26 +202,6 @@ def _errors(texts: list[str | None], hosts: list[str], silence: str) -> None:
         raise MeetingError(next(iter(groups)))
     lines = [f"on {places(ranks, hosts)}: {text}" for text, ranks in groups.items()] + ([silence] if silence else [])
     raise MeetingError("\n".join(lines) + "\nNo rank has started.")
-
-
-def places(ranks: list[int], hosts: list[str]) -> str:
-    """Hosts with their ranks: "node0 (ranks 0-1) and node1 (rank 2)"."""
-    by_host: dict[str, list[int]] = {}
-    for rank in ranks:
-        by_host.setdefault(hosts[rank], []).append(rank)
-    return " and ".join(f"{host} ({named_ranks(numbers)})" for host, numbers in by_host.items())
-
-
-def named_ranks(ranks: list[int]) -> str:
-    """ "rank 3", or "ranks 0-2, 5"."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-    return f"rank{'s' if len(ranks) > 1 else ''} {text}"
 
 
 def _answers(address: str, port: int) -> bool:
