@@ -119,6 +119,9 @@ def require_files(checkpoint: Path, rank: int) -> None:
 
 def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:
     """Restore parameters and optimizer states, into an engine built the same way."""
+    if "ranks" in read_state(checkpoint):  # DeepSpeed would look for the model files of the ranks on other disks, to load one
+        wrapped = engine.deepspeed
+        wrapped._get_all_ckpt_names = lambda folder, tag: [wrapped._get_ckpt_name(folder, tag)] * wrapped.mp_world_size
     path, _ = engine.deepspeed.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False)
     if path is None:
         raise CheckpointError(f"{checkpoint}: DeepSpeed found no checkpoint files for this rank there.")

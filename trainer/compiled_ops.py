@@ -26,7 +26,7 @@ def check(ds_config: dict[str, Any]) -> None:
     for lock in locks():
         name, holder = lock.parent.name, _holder(lock)
         if holder is not None:
-            print(f"moenda: process {holder} compiles DeepSpeed's {name} ({lock.parent}); this start waits for it.", flush=True)
+            print(f"moenda: process {holder} compiles DeepSpeed's {name} ({lock.parent}); who needs it waits.", flush=True)
         elif not _is_stale(lock):
             print(f"moenda: {lock}: another machine seems to compile {name}. If none does: rm {lock}", flush=True)
         elif name in needed:

@@ -133,7 +133,7 @@ def test_uneven_hosts_without_a_shared_disk_killed_and_resumed(cluster, curve):
         [sys.executable, "-m", "trainer", "export", str(run[0])],
         cwd=launch.ROOT, env=launch.environment(), capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 2 and "has the files of ranks 0-1 of 3 alone" in done.stderr
+    assert done.returncode == 2 and "has the files of ranks 0-1 of 3 alone" in done.stderr, done.stderr
     shutil.copytree(run[1] / CHECKPOINTS, run[0] / CHECKPOINTS, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_FILE))
     subprocess.run([*done.args], cwd=launch.ROOT, env=launch.environment(), check=True, capture_output=True)
 
@@ -164,7 +164,17 @@ def test_mpich(cluster, curve):
     unless(None if (MPICH / "bin" / "mpirun").exists() else f"there is no MPICH in {MPICH}: pip install --prefix {MPICH} mpich")
     library = next((MPICH / "lib").rglob("libmpi.so.12"))
     line = [str(MPICH / "bin" / "mpirun"), "-launcher", "ssh", "-hosts", "node0,node1", "-ppn", "1", "-n", "2"]
-    line += ["-genv", "MPI4PY_MPIABI", "mpich", "-genv", "MPI4PY_LIBMPI", str(library), "-genv", "OMP_NUM_THREADS", "1"]
+    line += [
+        "-genv",
+        "MPI4PY_MPIABI",
+        "mpich",
+        "-genv",
+        "LD_LIBRARY_PATH",
+        str(library.parent),
+        "-genv",
+        "OMP_NUM_THREADS",
+        "1",
+    ]
     code, said = cluster.run([*line, sys.executable, *write(cluster, "mpich", zero_stage=2)], cluster.folder / "mpich.log")
     assert code == 0, said[-4000:]
     assert same(losses(cluster.private(0) / "mpich"), curve)
