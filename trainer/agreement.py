@@ -32,7 +32,7 @@ WAYS_OUT = {
     "run file": "start every host with the same run file and the same --set",
     "code": "bring every host to the same moenda: one commit, or a copy of the folder",
     "data": "copy the same shards and takedown.json to every host; python -m data_prep verify FOLDER proves a copy",
-    "version": "install the same packages on every host: pip install -c constraints.txt -e .",
+    "version": "install the same packages on every host (pip install -c constraints.txt -e .)",
     "device": "give every host the same kind of device, or leave hosts out (deepspeed --exclude)",
 }
 """By the first word(s) of a fact's name."""

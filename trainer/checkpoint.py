@@ -74,8 +74,8 @@ def _model_on_every_disk(engine: ZeroEngine | PipelineEngine, topology: Topology
     """DeepSpeed writes what data-parallel ranks have in common once; here, once on each disk that holds such ranks. Its own
     use_node_local_storage does that without a pipeline, and for one stage per host."""
     rank, wrapped = dist.get_rank(), engine.deepspeed
-    same_stage = [other for other in disk.ranks if topology.pipe_stage(other) == topology.pipe_stage(rank)]
-    if disk.shared or rank != same_stage[0]:
+    alike = [other for other in disk.ranks if topology.model_part(other) == topology.model_part(rank)]
+    if disk.shared or rank != alike[0]:
         yield
         return
     wrapped.save_non_zero_checkpoint = True

@@ -191,19 +191,17 @@ def test_what_hosts_do_not_share_is_named_and_nothing_starts(cluster):
         code_before.replace("version(name) for name in PACKAGES", '"0.1" + version(name) for name in PACKAGES')
     )
     try:
-        start = time.monotonic()
         code, said = cluster.run([*deepspeed(cluster, 1, 1, 1), "--exclude", "node2", *words], cluster.folder / "apart.log")
-        took = time.monotonic() - start
     finally:
         code_file.write_text(code_before)
         shutil.rmtree(shards)
         shards.with_name("kept").rename(shards)
     assert code == 2, said[-3000:]
     assert re.search(r"code trainer/agreement\.py: \w+ on node0 \(rank 0\); \w+ on node1 \(rank 1\)", said)
-    assert re.search(r"data train: \w+ on node0 \(rank 0\); \w+ on node1 \(rank 1\)", said)
+    assert re.search(r"data train: \S+ on node0 \(rank 0\); \S+ on node1 \(rank 1\)", said)
     assert re.search(r"version transformers: 5\.\S+ on node0 \(rank 0\); 0\.15\.\S+ on node1 \(rank 1\)", said)
     assert "bring every host to the same moenda" in said and said.count("the ranks are not about to do the same") == 1
-    assert "Traceback" not in said and not (cluster.private(0) / "apart").exists() and took < 120
+    assert "Traceback" not in said and not (cluster.private(0) / "apart").exists()
 
 
 def test_what_one_host_lacks_ends_the_job_on_all(cluster):
