@@ -40,6 +40,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 import trainer.train
 from data_prep.shards import Windows
 from trainer.data.loader import Loader
+from trainer.disks import Disk
 from trainer.engine import DTYPES, process_group
 from trainer.launch_env import current_process
 from trainer.preflight import RunPlan, prepare
@@ -130,7 +131,8 @@ def our_loop(plan: RunPlan, step_done: Callable[[], None], device: torch.device)
                 step_done()
 
     trainer.train.Loader = Counted
-    trainer.train.train(plan, current_process(), device)
+    process = current_process()
+    trainer.train.train(plan, process, device, Disk.of_all(process.world_size))
 
 
 def stock_model(plan: RunPlan) -> torch.nn.Module:

@@ -18,8 +18,8 @@ FILES = sorted([ROOT / "strict_json.py", *(p for name in PACKAGES for p in (ROOT
 CHECKED = sorted({*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tools").rglob("*.py")})
 HEAVY = {"torch", "deepspeed", "transformers", "accelerate"}
 WITHOUT_TORCH = (
-    "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "ds_config", "flops", "launch_env", "ledger",
-    "lr_schedule", "metrics", "report", "run_folder", "state", "topology", "tracing", "data/corpus", "data/mixture",
+    "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "disks", "ds_config", "flops", "launch_env",
+    "ledger", "lr_schedule", "metrics", "report", "run_folder", "state", "topology", "tracing", "data/corpus", "data/mixture",
     "data/permutation",
 )  # fmt: skip
 WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py"}

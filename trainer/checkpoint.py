@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +19,75 @@ import torch
 from torch import distributed as dist
 
 from trainer.data.loader import MicroBatch
+from trainer.disks import Disk
 from trainer.engine import PipelineEngine, ZeroEngine
+from trainer.launch_env import named_ranks
 from trainer.preflight import RunPlan
-from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, checkpoints_in
+from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, checkpoints_in, read_state
 from trainer.state import TrainState
+from trainer.topology import Topology
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read."""
 
 
-def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, chain: str | None) -> Path:
+def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, chain: str | None, disk: Disk) -> Path:
     """Write the checkpoint of `state` into the run folder, from all ranks, and return its path.
 
     Beside the state it records a probe, the live engine's loss on tokens that an export can draw again and must match; the data
-    order so far, which a resume must continue; and the ledger's chain, on the first rank (`chain` there, else ignored).
+    order so far, which a resume must continue; and the ledger's chain, on the first rank (`chain` there, else ignored). On each
+    of several disks are the files of its own ranks, and all that those need to go on.
     """
     folder, keep = plan.folder / CHECKPOINTS, plan.config.checkpoint.keep
     probe = _probe(engine, plan)
     final = folder / checkpoint_name(state.step)
     partial = folder / (PARTIAL_PREFIX + final.name)
-    first = dist.get_rank() == 0
-    if first:
+    keeper = dist.get_rank() == disk.keeper
+    if keeper:
         shutil.rmtree(partial, ignore_errors=True)
     dist.barrier()
-    engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
+    with _model_on_every_disk(engine, plan.topology, disk):
+        engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
     dist.barrier()
-    if first:
+    if keeper:
         record = {"state": state.to_json(), "probe": probe, "order": plan.order_before(state), "chain": chain}
+        record |= {} if disk.shared else {"ranks": disk.ranks, "world_size": plan.topology.world_size}
         (partial / STATE_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
         for file in partial.rglob("*"):
             _sync(file)
+    dist.barrier()  # no disk names its part before all are whole
+    if keeper:
         if final.exists():  # left by a run that was killed after this rename and resumed from an older checkpoint
             shutil.rmtree(final)
         partial.rename(final)
         _sync(folder)
+    dist.barrier()  # nor removes an older one before all are named
+    if keeper:
         for old in checkpoints_in(folder)[:-keep] if keep else []:
             shutil.rmtree(old)
-    dist.barrier()
     return final
+
+
+@contextmanager
+def _model_on_every_disk(engine: ZeroEngine | PipelineEngine, topology: Topology, disk: Disk) -> Iterator[None]:
+    """DeepSpeed writes what data-parallel ranks have in common once; here, once on each disk that holds such ranks. Its own
+    use_node_local_storage does that without a pipeline, and for one stage per host."""
+    rank, wrapped = dist.get_rank(), engine.deepspeed
+    alike = [other for other in disk.ranks if topology.model_part(other) == topology.model_part(rank)]
+    if disk.shared or rank != alike[0]:
+        yield
+        return
+    wrapped.save_non_zero_checkpoint = True
+    grid = getattr(wrapped, "grid", None)
+    if grid is None:
+        yield
+        return
+    number, grid.data_parallel_id = grid.data_parallel_id, 0  # the pipeline's layers are written by data-parallel rank 0
+    try:
+        yield
+    finally:
+        grid.data_parallel_id = number
 
 
 def _probe(engine: ZeroEngine | PipelineEngine, plan: RunPlan) -> dict[str, float | int]:
@@ -76,8 +107,21 @@ def probe_tokens(windows: int, sequence_length: int, vocab_size: int) -> torch.T
     return torch.from_numpy(rng.integers(0, vocab_size, (windows, sequence_length + 1)))
 
 
+def require_files(checkpoint: Path, rank: int) -> None:
+    """Raise CheckpointError when this disk's part of a checkpoint is that of other ranks."""
+    ranks = read_state(checkpoint).get("ranks")
+    if ranks is not None and rank not in ranks:
+        raise CheckpointError(
+            f"{checkpoint} has the files of {named_ranks(ranks)} alone, as its host had a disk of its own, and rank {rank} "
+            f"runs here now. Start on the hosts that wrote it, in the same order and with as many ranks each."
+        )
+
+
 def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:
     """Restore parameters and optimizer states, into an engine built the same way."""
+    if "ranks" in read_state(checkpoint):  # DeepSpeed would look for the model files of the ranks on other disks, to load one
+        wrapped = engine.deepspeed
+        wrapped._get_all_ckpt_names = lambda folder, tag: [wrapped._get_ckpt_name(folder, tag)] * wrapped.mp_world_size
     path, _ = engine.deepspeed.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False)
     if path is None:
         raise CheckpointError(f"{checkpoint}: DeepSpeed found no checkpoint files for this rank there.")
@@ -97,7 +141,9 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
             for name, tensor in _read(file).items():
                 yield layer.hugging_face_name(name), tensor
         return
-    if any(checkpoint.glob("*zero_pp_rank_*")):
+    if written := list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt")):
+        if len(written) < read_state(checkpoint).get("world_size", 0):
+            raise CheckpointError(f"{checkpoint} is not whole: {_elsewhere(checkpoint)}")
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         yield from get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name).items()
@@ -108,8 +154,19 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         present = ", ".join(sorted(p.name for p in file.parent.iterdir())[:5])
-        raise CheckpointError(f"{file}: missing from the checkpoint (it holds {present}, ...).")
+        raise CheckpointError(f"{file}: missing from the checkpoint (it holds {present}, ...). {_elsewhere(file.parent)}")
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _elsewhere(checkpoint: Path) -> str:
+    """Where the rest of a checkpoint is, when its hosts had disks of their own."""
+    state = read_state(checkpoint)
+    if "ranks" not in state:
+        return ""
+    return (
+        f"it has the files of {named_ranks(state['ranks'])} of {state['world_size']} alone, the others' are on other disks: "
+        f"copy those beside these: rsync -a --exclude {STATE_FILE} HOST:{checkpoint}/ {checkpoint}/"
+    )
 
 
 def _sync(path: Path) -> None:

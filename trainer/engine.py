@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from torch import nn
 from trainer.config import OptimizerSection
 from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
-from trainer.launch_env import Process
+from trainer.launch_env import Process, find_first_process
 from trainer.lr_schedule import ScheduleSection, learning_rate
 from trainer.model import build, document_mask, document_probe, fused_loss, partition, recompute, routing
 from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
@@ -67,10 +66,7 @@ def init_distributed(process: Process) -> torch.device:
     """Join the job's process group and choose this process's device."""
     # DeepSpeed's to mend; a line per collective and rank would bury the progress lines
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    defaults = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()} if process.world_size == 1 else {}
-    defaults |= {"RANK": process.rank, "WORLD_SIZE": process.world_size, "LOCAL_RANK": process.local_rank}
-    for name, value in defaults.items():
-        os.environ.setdefault(name, str(value))
+    find_first_process(process)
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         # DeepSpeed would compile its shared-memory collective, which only inference uses: a minute at the first start,
@@ -84,11 +80,9 @@ def init_distributed(process: Process) -> torch.device:
     return torch.device(accelerator.current_device_name())
 
 
-def _free_port() -> int:
-    """A port for a job of one process, which nobody else needs to know."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def device_type() -> str:
+    """Kind of this machine's devices: "cpu", "cuda", ..."""
+    return get_accelerator().device_name()
 
 
 class _Engine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,15 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
         settings, layout, plan, batches, engine_settings, precision, hf_config, corpus, validation, folder, record,
         start, resume_from, chain, whole_logits,
     )  # fmt: skip
+
+
+def at_checkpoint(plan: RunPlan, step: int | None) -> RunPlan:
+    """The plan that goes on from the checkpoint of `step`, where another is the newest on this disk."""
+    if step is None or plan.start.step == step:
+        return plan
+    resume_from = plan.folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(step)
+    start, chain = _continue(resume_from, plan.corpus, plan.batches)
+    return replace(plan, start=start, resume_from=resume_from, chain=chain)
 
 
 def order_before(corpus: Corpus, batches: batch_ramp.BatchSchedule, state: TrainState) -> dict[str, Any]:

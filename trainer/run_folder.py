@@ -43,6 +43,18 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE_FILE).is_file())
 
 
+def steps_on_disk(folder: Path) -> dict[str, list[int]]:
+    """Steps of the checkpoints in a run folder, ascending: "named", and "whole" ones that were not given their names yet."""
+    named = [path.name for path in checkpoints_in(folder / CHECKPOINTS)]
+    unnamed = (folder / CHECKPOINTS).glob(f"{PARTIAL_PREFIX}step-*/{STATE_FILE}")
+    whole = [path.parent.name.removeprefix(PARTIAL_PREFIX) for path in unnamed]
+    return {"named": _steps(named), "whole": _steps(whole)}
+
+
+def _steps(names: list[str]) -> list[int]:
+    return sorted(int(name.removeprefix("step-")) for name in names)
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """state.json of a checkpoint. Raises RunFolderError when it isn't one."""
     try:
@@ -99,10 +111,11 @@ def _require_same(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def take(folder: Path, record: dict[str, Any]) -> TextIO:
-    """Hold the folder for this job, until the returned file is closed or the process ends in any way.
+def take(folder: Path, record: dict[str, Any], token: str = "", step: int | None = None) -> TextIO:
+    """Hold the folder for this job, until the returned file is closed or the process ends in any way; `token` says who it is.
 
-    Clears what killed saves left. Raises RunFolderError when another job holds it.
+    Makes the checkpoint of `step` the newest: names it when the save that made it whole could not, sets newer ones aside, and
+    clears what killed saves left. Raises RunFolderError when another job holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - the caller keeps it open
@@ -114,8 +127,9 @@ def take(folder: Path, record: dict[str, Any]) -> TextIO:
         lock.close()
         raise RunFolderError(f"run.folder {folder} is in use by {holder}. Wait for it, or choose another run.folder.") from None
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}" + (f", job {token}" if token else ""))
     lock.flush()
+    os.fsync(lock.fileno())  # hosts that share the disk look for the token
     if (folder / RUN_FILE).is_file():
         try:
             _require_same(folder, record["identity"])  # it may have become another job's since it was checked
@@ -125,9 +139,29 @@ def take(folder: Path, record: dict[str, Any]) -> TextIO:
     else:
         write_json(folder / RUN_FILE, record)  # before all else: it makes the folder a run's
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    for partial in (folder / CHECKPOINTS).glob(PARTIAL_PREFIX + "*"):
-        shutil.rmtree(partial)
+    _make_newest(folder / CHECKPOINTS, step)
     return lock
+
+
+def holder(folder: Path) -> str | None:
+    """The token of the job that has taken the folder last, as this disk has it; None when none has."""
+    try:
+        return (folder / LOCK_FILE).read_text(encoding="utf-8").rpartition(", job ")[2]
+    except OSError:
+        return None
+
+
+def _make_newest(checkpoints: Path, step: int | None) -> None:
+    if step is not None:
+        final = checkpoints / checkpoint_name(step)
+        if not final.exists():
+            (checkpoints / (PARTIAL_PREFIX + final.name)).rename(final)
+        for newer in [path for path in checkpoints_in(checkpoints) if path.name > final.name]:
+            aside = newer.with_name(f"incomplete-{newer.name}")  # other disks lack their parts of it
+            shutil.rmtree(aside, ignore_errors=True)
+            newer.rename(aside)
+    for partial in checkpoints.glob(PARTIAL_PREFIX + "*"):
+        shutil.rmtree(partial)
 
 
 def _partial(name: str) -> str:

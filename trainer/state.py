@@ -43,15 +43,16 @@ def derive_seed(seed: int, *parts: str | int) -> int:
 
 def differences(saved: dict[str, Any], current: dict[str, Any]) -> Iterator[str]:
     """One line per entry in which two run identities differ, with dotted names."""
-    before, now = dict(_flatten(saved)), dict(_flatten(current))
+    before, now = dict(flatten(saved)), dict(flatten(current))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             yield f"{key}: {before.get(key, 'absent')} in the run folder, {now.get(key, 'absent')} in this run file"
 
 
-def _flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested sections."""
     for key, inner in value.items():
         if isinstance(inner, dict):
-            yield from _flatten(inner, f"{prefix}{key}.")
+            yield from flatten(inner, f"{prefix}{key}.")
         else:
             yield prefix + key, inner

@@ -47,6 +47,10 @@ class Topology:
         """Which stage a rank holds."""
         return rank // self.data_parallel_size
 
+    def model_part(self, rank: int) -> int:
+        """Ranks with equal numbers hold the same parameters (before ZeRO shards them)."""
+        return self.pipe_stage(rank)
+
 
 def from_world(section: ParallelSection, world_size: int) -> Topology:
     """Arrange `world_size` ranks. Raises TopologyError with the arrangements that work."""

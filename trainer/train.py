@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TextIO
 
 if __package__ in (None, ""):  # started as a path: Python put trainer/ itself first, where its modules shadow others
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -17,14 +18,16 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 import torch
 
 from data_prep.shards import ShardError
-from trainer import checkpoint, evaluation, run_folder
+from trainer import agreement, checkpoint, compiled_ops, disks, evaluation, run_folder
 from trainer.data.loader import Loader
-from trainer.engine import build_engine, check_precision, device_name, process_group
+from trainer.disks import Disk
+from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
 from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
+from trainer.meeting import Meeting, UnreachableError
 from trainer.model.document_mask import DocumentMaskError
 from trainer.monitor import Monitor
-from trainer.preflight import RunPlan, prepare
+from trainer.preflight import RunPlan, at_checkpoint, prepare
 from trainer.state import derive_seed
 
 
@@ -35,14 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. run.seed=7")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     options = parser.parse_args(arguments)
-    process = current_process()
+    process = None
     try:
-        plan = prepare(options.config, options.set, process.world_size)
-        check_precision(plan.precision)
-        lock = run_folder.take(plan.folder, plan.record) if process.is_first else None
-        open_ledger(plan, process).close()  # refuses before any process waits for another
+        process = current_process()
+        meeting = Meeting(process)  # its store is the process group's, too: it lasts as long as the job
+        plan, disk, hosts, lock = agree(meeting, options.config, options.set)
     except ValueError as error:
-        if process.local_rank == 0:
+        if process is None or process.is_first or (isinstance(error, UnreachableError) and process.local_rank == 0):
             print(f"moenda: {error}", file=sys.stderr, flush=True)
         return 2
     if process.is_first:
@@ -50,7 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     if plan.start.step < plan.total_steps:
         try:
             with process_group(process) as device:
-                train(plan, process, device)
+                links = agreement.measure(device, hosts)
+                if process.is_first:
+                    print("".join(f"links       {line}\n" for line in links), end="", flush=True)
+                train(plan, process, device, disk)
         except (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError) as error:  # seen only once it is tried
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
@@ -61,12 +66,33 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPlan, Disk, list[str], TextIO | None]:
+    """Decide the run on every rank, and that it is the same run: the plan, this rank's disk, all ranks' hosts, the run folder's
+    lock. What fails on one rank is a ValueError on all, before any of them waits for another."""
+    process = meeting.process
+    with meeting.together():
+        plan = prepare(config, assignments, process.world_size)
+        check_precision(plan.precision)
+        if process.local_rank == 0:
+            compiled_ops.check(plan.ds_config)
+    hosts = agreement.check(meeting, plan, device_type())
+    step = disks.common_checkpoint(meeting, plan.folder)
+    disk, lock = disks.take(meeting, plan.folder, plan.record, step)
+    with meeting.together():
+        plan = at_checkpoint(plan, step)
+        if plan.resume_from:
+            checkpoint.require_files(plan.resume_from, process.rank)
+        agreement.check_space(plan, disk)
+        open_ledger(plan, process).close()
+    return plan, disk, hosts, lock
+
+
 def open_ledger(plan: RunPlan, process: Process) -> Ledger:
     """The run's ledger, checked against its data; it is written by the first process alone."""
     return Ledger(plan.folder, plan.start, plan.chain, plan.corpus, plan.batches, writes=process.is_first)
 
 
-def train(plan: RunPlan, process: Process, device: torch.device) -> None:
+def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> None:
     """The training loop, from the plan to the last checkpoint."""
     config = plan.config
     data_rank = plan.topology.data_rank(process.rank)
@@ -93,7 +119,7 @@ def train(plan: RunPlan, process: Process, device: torch.device) -> None:
         if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
             monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
         if last or state.step % config.checkpoint.every_steps == 0:
-            monitor.saved(checkpoint.save(worker, plan, state, ledger.settled()))
+            monitor.saved(checkpoint.save(worker, plan, state, ledger.settled(), disk))
     ledger.close()
     monitor.close()
 

@@ -1,0 +1,91 @@
+"""Locks that killed builds of DeepSpeed's compiled operations leave behind: every later start would wait for them, for ever
+and without a word."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+OP_NAMES = {"cpu": ("cpu_adam",), "nvme": ("cpu_adam", "async_io")}
+"""What DeepSpeed compiles for an offload device."""
+QUIET_S = 600
+"""On a disk that other machines share a build may be theirs; one that has written nothing for so long is dead."""
+_SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "9p", "afs", "fuse", "pvfs", "wekafs")
+
+
+class BuildLockError(ValueError):
+    """An operation that this run needs would wait for a build that nobody does."""
+
+
+def check(ds_config: dict[str, Any]) -> None:
+    """Say which builds are waited for. Raises BuildLockError when an operation that `ds_config` needs has a stale lock."""
+    needed = set(needed_ops(ds_config))
+    for lock in locks():
+        name, holder = lock.parent.name, _holder(lock)
+        if holder is not None:
+            print(f"moenda: process {holder} compiles DeepSpeed's {name} ({lock.parent}); who needs it waits.", flush=True)
+        elif not _is_stale(lock):
+            print(f"moenda: {lock}: another machine seems to compile {name}. If none does: rm {lock}", flush=True)
+        elif name in needed:
+            raise BuildLockError(
+                f"{lock} was left by a build that was killed; DeepSpeed would wait for it for ever. No process holds it. "
+                f"Remove it and start again (the build goes on where it was):\n  rm {lock}"
+            )
+        else:
+            print(f"moenda: {lock} is stale: whatever needs {name} waits for ever. Remove it: rm {lock}", flush=True)
+
+
+def needed_ops(ds_config: dict[str, Any]) -> Iterator[str]:
+    """Operations that the configuration makes DeepSpeed compile."""
+    section = ds_config.get("zero_optimization", {})
+    for key in ("offload_optimizer", "offload_param"):
+        device = (section.get(key) or {}).get("device", "none")
+        yield from (name for name in OP_NAMES.get(device, ()) if key == "offload_optimizer" or name != "cpu_adam")
+
+
+def locks() -> list[Path]:
+    """Lock files in torch's folders of compiled extensions, for any Python and device."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    return sorted({*root.glob("*/lock"), *root.glob("*/*/lock")})
+
+
+def _holder(lock: Path) -> int | None:
+    """The process on this machine that has the lock open, as a build has to its end; None when there is none."""
+    wanted = str(lock.resolve())
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            files = list((process / "fd").iterdir())
+        except OSError:
+            continue  # it has ended, or is another user's, who could not build here
+        if any(_target(file) == wanted for file in files):
+            return int(process.name)
+    return None
+
+
+def _target(file: Path) -> str | None:
+    try:
+        return os.readlink(file)
+    except OSError:
+        return None  # closed meanwhile
+
+
+def _is_stale(lock: Path) -> bool:
+    """Whether nobody on any machine can be at work, given that nobody on this one is."""
+    if not _on_shared_disk(lock):
+        return True
+    newest = max((file.stat().st_mtime for file in lock.parent.iterdir()), default=0.0)
+    return time.time() - newest > QUIET_S
+
+
+def _on_shared_disk(path: Path) -> bool:
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        before, _, after = line.partition(" - ")
+        mounts.append((before.split()[4], after.split()[0]))
+    point = max((mount for mount in mounts if path.resolve().is_relative_to(mount[0])), key=lambda mount: len(mount[0]))
+    return point[1].startswith(_SHARED)
