@@ -44,6 +44,7 @@ _ROTARY = {
     "max_position_embeddings": "auto",
 }
 _EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": True, "router_aux_loss_coef": 0.1}
+_SCALED = {**_ROTARY, "model_type": "llama", "max_position_embeddings": 8}  # windows are of 32 tokens
 
 MORE_FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 4, "n_head": 4, "hidden_size": 64, "tie_word_embeddings": True},
@@ -59,6 +60,24 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
     },
     "gptj": {"n_embd": 64, "n_layer": 4, "n_head": 4, "rotary_dim": 8, "n_positions": "auto"},
     "granite": {**_ROTARY, "embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.5},
+    "llama-dynamic": {**_SCALED, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+    "llama-linear": {**_SCALED, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+    "llama-llama3": {
+        **_SCALED,
+        "max_position_embeddings": "auto",
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        },
+    },
+    "llama-yarn": {
+        **_SCALED,
+        "max_position_embeddings": "auto",
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8},
+    },
     "mistral": {**_ROTARY, "sliding_window": 8},
     "mixtral": {**_ROTARY, **_EXPERTS, "num_local_experts": 4},
     "olmo2": _ROTARY,
@@ -86,7 +105,7 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {**_ROTARY, "head_dim": 16},
 }
 """Each with the traits of its kind: ALiBi, learned and rotary positions, scaled embeddings and logits, soft caps, sliding
-windows, grouped queries, experts with an auxiliary loss, biases, tied and untied heads."""
+windows, grouped queries, experts with an auxiliary loss, biases, tied and untied heads, scaled rotary positions."""
 for _name, _config in MORE_FAMILIES.items():
     MORE_FAMILIES[_name] = {"model_type": _name, **_config}
 EAGER = {"bloom", "gemma2"}

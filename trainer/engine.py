@@ -226,13 +226,13 @@ class PipelineEngine(_Engine):
         return ((one, (batch.targets, weight)) for one, batch in zip(inputs, micro_batches, strict=True))
 
 
-def pipeline_loss(
-    output: torch.Tensor | tuple[torch.Tensor, torch.Tensor], labels: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    """The loss of one micro-batch as the pipeline's last stage computes it: of logits, or logits and an auxiliary loss."""
+def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """The loss of one micro-batch as the pipeline's last stage computes it, from the last layer's output
+    (trainer.model.layers.Output): of logits, or logits and an auxiliary loss."""
     targets, weight = labels
     logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-    return nll_sum(logits, targets) * weight + sum(map(routing.without_value, auxiliary))
+    nll = logits.nll_sum(targets) if isinstance(logits, fused_loss.DeferredLogits) else nll_sum(logits, targets)
+    return nll * weight + sum(map(routing.without_value, auxiliary))
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
@@ -260,7 +260,10 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
 
         costs = partition.weigher(plan, pipeline_loss, DTYPES[plan.precision], device)
         again = model.activation_checkpointing
-        module = CausalLMPipeline(skeleton, stages, pipeline_loss, activation_checkpointing=again, costs=costs, **filling)
+        fused = plan.whole_logits is None
+        module = CausalLMPipeline(
+            skeleton, stages, pipeline_loss, fused, activation_checkpointing=again, costs=costs, **filling
+        )
         return PipelineEngine(module, shape, plan)
     fused_loss.install(skeleton, fused=plan.whole_logits is None)
     module = _whole_model(skeleton, plan.ds_config, filling)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,6 +56,22 @@ def chunked_nll_sum(
         return _ChunkedNLL.apply(project, chunk, targets, flat, *parameters)
     parts = zip(flat.split(chunk), targets.split(chunk), strict=True)
     return torch.stack([nll_sum(project(part), wanted) for part, wanted in parts]).sum()
+
+
+@dataclass(frozen=True)
+class DeferredLogits:
+    """Logits that are made a few tokens at a time, and only for their loss: what a pipeline's last layer gives for them."""
+
+    hidden: torch.Tensor
+    """float [batch, sequence, width]"""
+    project: Projection
+    parameters: Sequence[nn.Parameter]
+    """Of `project`, the head's weight [vocabulary, width] first."""
+
+    def nll_sum(self, targets: torch.Tensor) -> torch.Tensor:
+        """`nll_sum` of the logits, a float32 scalar."""
+        chunk = chunk_tokens(len(self.parameters[0]), self.hidden.device)
+        return chunked_nll_sum(self.project, self.parameters, self.hidden, targets, chunk)
 
 
 class _ChunkedNLL(torch.autograd.Function):

@@ -20,9 +20,15 @@ from transformers import PreTrainedModel
 
 from trainer.model import document_mask, recompute, routing
 from trainer.model.families import Anatomy, anatomy
+from trainer.model.fused_loss import DeferredLogits
 
 Carried = torch.Tensor | tuple[torch.Tensor, ...]
 """What goes from layer to layer: hidden states alone, or the tensors of `State` that there are."""
+
+
+Logits = torch.Tensor | DeferredLogits
+Output = Logits | tuple[Logits, torch.Tensor]
+"""Of the last layer: logits, with experts also their auxiliary loss."""
 
 
 class State(NamedTuple):
@@ -261,20 +267,29 @@ class Head(Layer):
     """Hidden states -> logits [batch, sequence, vocabulary], scaled and capped as the stock model does; with experts, also
     their auxiliary loss, a float32 scalar."""
 
-    def forward(self, carried: Carried) -> Carried:
-        return self.through(self.head, carried)
+    fused = False
+    """Give DeferredLogits, for their loss alone, in place of logits."""
 
-    def through(self, head: Callable[[torch.Tensor], torch.Tensor], carried: Carried) -> Carried:
-        """The same with another matrix product, as that of a tied embedding."""
+    def forward(self, carried: Carried) -> Output:
+        return self._through(self.head, list(self.head.parameters()), carried)
+
+    def tied(self, embedding: TokenEmbedding, carried: Carried) -> Output:
+        """The same with the token embedding's weight."""
+        weight = embedding.embedding.weight
+        return self._through(lambda hidden: functional.linear(hidden, weight), [weight], carried)
+
+    def _through(
+        self, head: Callable[[torch.Tensor], torch.Tensor], parameters: list[nn.Parameter], carried: Carried
+    ) -> Output:
         state = unpack(carried)
-        logits = self.stock.logits(state.hidden, head)
+        logits: Logits
+        if self.fused:
+            logits = DeferredLogits(state.hidden, lambda tokens: self.stock.logits(tokens[None], head)[0], parameters)
+        else:
+            logits = self.stock.logits(state.hidden, head)
         if state.routing is None:
             return logits
         return logits, self.stock.experts.loss(state.routing, state.hidden.shape[:2].numel())
-
-    def tied(self, embedding: TokenEmbedding, carried: Carried) -> Carried:
-        """The same with the token embedding's weight."""
-        return self.through(lambda hidden: functional.linear(hidden, embedding.embedding.weight), carried)
 
 
 def row(model: PreTrainedModel) -> list[Layer]:
@@ -293,7 +308,7 @@ def row(model: PreTrainedModel) -> list[Layer]:
     return layers
 
 
-def run(layers: list[Layer], inputs: Carried) -> Carried:
+def run(layers: list[Layer], inputs: Carried) -> Output:
     """The whole row in one process."""
     *rest, head = layers
     for layer in rest:

@@ -20,11 +20,11 @@ import torch
 from torch import distributed as dist
 
 from trainer.model import build, layers, recompute
-from trainer.model.layers import Block, Carried, Head, Layer, State
+from trainer.model.layers import Block, Carried, Head, Layer, Output, State
 
 FILE = "layer_seconds.json"
 """In the run folder."""
-Loss = Callable[[Carried, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]
+Loss = Callable[[Output, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]
 """Of the last layer's output, and (targets, weight of the micro-batch)."""
 ROUNDS = 3
 """Passes of which the median time counts, after one to warm up."""
@@ -99,6 +99,7 @@ def measured(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) ->
     section = plan.config.model
     model = build.skeleton(plan.hf_config, section.attention).train()
     row = layers.row(model)
+    row[-1].fused = plan.whole_logits is None
     kinds = getattr(model.config, "layer_types", None) or [None] * len(row)
     shape = (plan.batch.micro_batch_size, plan.batch.sequence_length)
     state = State(torch.randint(model.config.vocab_size, shape, device=device))
@@ -121,7 +122,7 @@ def measured(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) ->
     return costs
 
 
-def _seconds(run: Callable[[Carried], Carried], state: State, loss: Loss | None) -> tuple[float, State | None]:
+def _seconds(run: Callable[[Carried], Output], state: State, loss: Loss | None) -> tuple[float, State | None]:
     """(median seconds, the layer's output); with the loss, the layer is the last."""
     times = []
     for _ in range(1 + ROUNDS):

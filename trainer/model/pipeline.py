@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from trainer.model import build, layers, partition, recompute
 from trainer.model.build import Weights
-from trainer.model.layers import Block, Carried, Head, Layer, TokenEmbedding
+from trainer.model.layers import Block, Carried, Head, Layer, Output, TokenEmbedding
 
 EMBEDDING_KEY = "token_embedding"
 """DeepSpeed's key of the weight that first and last stage share in a tied model."""
@@ -51,7 +51,8 @@ class CausalLMPipeline(PipelineModule):
         self,
         skeleton: PreTrainedModel,
         stages: int,
-        loss: Callable[[Carried, tuple[torch.Tensor, ...]], torch.Tensor],
+        loss: Callable[[Output, tuple[torch.Tensor, ...]], torch.Tensor],
+        fused_loss: bool,
         device: torch.device,
         dtype: torch.dtype,
         seed: int,
@@ -61,6 +62,7 @@ class CausalLMPipeline(PipelineModule):
     ):
         """`costs` weighs each layer; the stages' largest sum is as small as can be."""
         row = layers.row(skeleton)
+        row[-1].fused = fused_loss
         for block in row:
             if isinstance(block, Block):
                 block.recompute = recompute.of_block(activation_checkpointing, block.index)
@@ -82,7 +84,7 @@ class CausalLMPipeline(PipelineModule):
         for parameter in self.parameters():
             parameter.ds_pipe_replicated = False  # as DeepSpeed marked the parameters that these replace
 
-    def forward(self, carried: Carried) -> Carried:
+    def forward(self, carried: Carried) -> Output:
         """Run this stage's layers. Between stages, routing travels in a row of the hidden states."""
         experts = self._plain["row"][0].stock.experts
         if experts is None:

@@ -355,8 +355,8 @@ def test_attention_models_are_not_refused(name):
 
 
 def test_rotary_embeddings_that_follow_the_longest_document_are_refused_beyond_their_length():
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16}
-    model = skeleton("llama", **GROUPED, max_position_embeddings=32, rope_parameters=rope)
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = skeleton("llama", **GROUPED, max_position_embeddings=16, rope_parameters=rope)
     document_mask.check(model, 16)
     with pytest.raises(DocumentMaskError, match=r"dynamic.* over 16 positions.* 17"):
         document_mask.check(model, 17)

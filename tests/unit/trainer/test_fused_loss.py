@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig
 
-from trainer.model import build, fused_loss
-from trainer.model.fused_loss import chunked_nll_sum
+from trainer.model import build, fused_loss, layers
+from trainer.model.fused_loss import DeferredLogits, chunked_nll_sum
 from trainer.model.loss import IGNORED, nll_sum
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
@@ -78,6 +78,22 @@ def test_equals_whole_logits(name):
     with torch.no_grad():
         assert model(input_ids=inputs, targets=targets).loss.item() == pytest.approx(reference.item(), rel=1e-6)
         assert model(input_ids=inputs).logits.shape == (3, 37, 96)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_pipelines_row_equals_whole_logits(name):
+    model = model_of(HEADS[name])
+    inputs, targets = windows()
+    reference = nll_sum(model(input_ids=inputs, use_cache=False).logits, targets)
+    expected = gradients(model, reference)
+    row = layers.row(model)
+    row[-1].fused = True
+    logits = layers.run(row, inputs)
+    assert isinstance(logits, DeferredLogits)
+    loss = logits.nll_sum(targets)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+    for key, value in gradients(model, loss).items():
+        assert (value - expected[key]).norm() <= 1e-5 * expected[key].norm(), key
 
 
 def test_nothing_to_learn():
