@@ -17,9 +17,9 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 import torch
 
 from data_prep.shards import ShardError
-from trainer import checkpoint, evaluation, run_folder
+from trainer import checkpoint, evaluation, offload, run_folder
 from trainer.data.loader import Loader
-from trainer.engine import build_engine, check_precision, device_name, process_group
+from trainer.engine import build_engine, check_devices, device_name, process_group
 from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
 from trainer.model.document_mask import DocumentMaskError
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     process = current_process()
     try:
         plan = prepare(options.config, options.set, process.world_size)
-        check_precision(plan.precision)
+        check_devices(plan.precision, plan.ds_config)
+        offload.check_disks(plan.ds_config)
         lock = run_folder.take(plan.folder, plan.record) if process.is_first else None
         open_ledger(plan, process).close()  # refuses before any process waits for another
     except ValueError as error:
