@@ -264,6 +264,8 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     model, stages = plan.config.model, plan.topology.pipeline_stages
     skeleton = build.skeleton(plan.hf_config, model.attention)
     shape = build.shape(skeleton, plan.batch.sequence_length)
+    if model.compile:
+        build.compile_blocks(skeleton)
     weights = build.Weights(model.init_from, skeleton) if model.init_from else None
     filling = {"device": device, "dtype": DTYPES[plan.precision], "seed": plan.config.run.seed, "weights": weights}
     if stages > 1:

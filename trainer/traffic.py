@@ -7,7 +7,8 @@ reduce-scatter). What DeepSpeed sends differs, and is counted here as it is:
 - stages 1 and 2 reduce gradients by all-reduce, unless zero_optimization.use_multi_rank_bucket_allreduce is false: 3 Psi;
 - stage 2 reduces gradients, and stage 3 gathers parameters and reduces gradients, in every micro-batch;
 - stage 3 keeps what it gathered for forward until backward where all of it fits in stage3_max_live_parameters and
-  stage3_max_reuse_distance (a thousand million parameters each): one all-gather instead of two;
+  stage3_max_reuse_distance (a thousand million parameters each): one all-gather instead of two (where it does not fit, a tied
+  table, which forward and backward need at both ends, counts twice);
 - gloo has no reduce-scatter of its own; torch makes one of an all-reduce.
 
 Collectives are rings (Patarasuk & Yuan, 2009): a rank of n sends (n-1)/n of what is gathered or scattered, 2 (n-1)/n of what
