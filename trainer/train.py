@@ -80,7 +80,8 @@ def train(plan: RunPlan, process: Process, device: torch.device) -> None:
         run_folder.write_json(plan.folder / run_folder.RESOLVED_FILE, worker.resolved_config())
     state = plan.start
     ledger = open_ledger(plan, process)
-    monitor = Monitor(plan, worker.shape, device_name(device), writes=process.is_first)
+    skipped = worker.deepspeed.skipped_steps  # its batches are consumed, and the schedule goes on: both follow the tokens
+    monitor = Monitor(plan, worker.shape, device_name(device), process.is_first, skipped)
 
     for batch in monitor.timed(loader.steps(state.tokens_seen, config.schedule.total_tokens)):
         torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
