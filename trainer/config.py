@@ -38,6 +38,8 @@ class ModelSection(strict_json.StrictModel):
     `init_from`, which is the default."""
     init_from: str | None = None
     """Local Hugging Face folder with safetensors weights to start from; null: random initialisation."""
+    compile: bool = False
+    """Compile each block with torch.compile (inductor): faster steps, after some minutes at the start. Needs a C++ compiler."""
     attention: str = "sdpa"
     """Attention implementation by its Hugging Face name: sdpa, eager, flex_attention, flash_attention_2, flash_attention_3."""
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] | Literal["selective"] = False

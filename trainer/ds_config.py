@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from strict_json import ConfigError
-from trainer import deepspeed_keys
+from trainer import deepspeed_keys, offload
 from trainer.batch import BatchPlan
 from trainer.config import RunConfig
 
@@ -83,6 +83,7 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
         result.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     result.setdefault("steps_per_print", 10**9)  # progress is moenda's to print
     _refuse_auto(result)
+    offload.check(result, config.parallel.zero_stage, config.parallel.pipeline_stages)
     return result
 
 

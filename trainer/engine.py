@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from torch import distributed as dist
 from torch import nn
 
+from trainer import offload
 from trainer.config import OptimizerSection
 from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
@@ -50,8 +51,8 @@ class DeviceError(ValueError):
     """This machine's devices cannot run what is asked."""
 
 
-def check_precision(precision: str) -> None:
-    """Raise DeviceError when the devices of this machine cannot compute in "fp16" or "bf16"."""
+def check_devices(precision: str, ds_config: dict[str, Any]) -> None:
+    """Raise DeviceError when this machine cannot compute in "fp16" or "bf16", or not offload to disks."""
     accelerator = get_accelerator()
     supported = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
     if precision in supported and not supported[precision]():
@@ -60,6 +61,17 @@ def check_precision(precision: str) -> None:
             f"deepspeed.{precision}: {accelerator.device_name()} devices here cannot train in {precision}. They can in "
             f"{' or '.join(others)}: enable that key, or neither for fp32."
         )
+    if any(offload.device(ds_config, key) == "nvme" for key in offload.KEYS) and not _has_async_io():
+        raise DeviceError(
+            "offload to nvme needs libaio and its headers, from which DeepSpeed builds its async_io operator. Install them "
+            '(Debian, Ubuntu: apt-get install libaio-dev), or set the device to "cpu".'
+        )
+
+
+def _has_async_io() -> bool:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return AsyncIOBuilder().is_compatible(verbose=False)
 
 
 def init_distributed(process: Process) -> torch.device:
@@ -253,6 +265,8 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     model, stages = plan.config.model, plan.topology.pipeline_stages
     skeleton = build.skeleton(plan.hf_config, model.attention)
     shape = build.shape(skeleton, plan.batch.sequence_length)
+    if model.compile:
+        build.compile_blocks(skeleton)
     weights = build.Weights(model.init_from, skeleton) if model.init_from else None
     filling = {"device": device, "dtype": DTYPES[plan.precision], "seed": plan.config.run.seed, "weights": weights}
     if stages > 1:
@@ -282,8 +296,7 @@ def _whole_model(skeleton: nn.Module, ds_config: dict[str, Any], filling: dict[s
 
 
 def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]) -> torch.optim.Optimizer:
-    offload = ds_config["zero_optimization"].get("offload_optimizer", {})
-    if offload.get("device", "none") == "none":
+    if offload.device(ds_config, "offload_optimizer") == "none":
         return adamw(groups, section)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 

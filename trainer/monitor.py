@@ -3,7 +3,8 @@
 Of every logged step: loss (nats per real target of that step's global batch), learning_rate, grad_norm (before
 clipping), tokens_per_second (all devices, since the last logged step; evaluation and saving not counted), tflops (per
 device) and mfu (by `trainer.flops`), data_share (part of the step time spent waiting for data), batch_tokens and
-sequence_length (of that step).
+sequence_length (of that step), skipped_steps (of the run so far: steps whose gradients were not finite, so that no weight
+changed; while a loss scale is sought in fp16, some). A number that is not finite is null.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ Item = TypeVar("Item")
 class Monitor:
     """Records of one run, appended across resumes without gap or repetition; silent where `writes` is False."""
 
-    def __init__(self, plan: RunPlan, shape: flops.ModelShape, device_name: str, writes: bool):
+    def __init__(self, plan: RunPlan, shape: flops.ModelShape, device_name: str, writes: bool, skipped_steps: int = 0):
+        """`skipped_steps`: those that the run had already skipped when it was resumed."""
         self._plan, self._writes = plan, writes
         section = plan.config.monitor
         self._shape = shape
         self._peak = section.peak_tflops * 1e12 if section.peak_tflops else flops.peak_flops(device_name)
         self._began = time.monotonic()
         self._waited = self._worked = self._flops_timed = 0.0
-        self._steps_timed = self._tokens_timed = self._skipped = 0
+        self._steps_timed = self._tokens_timed = 0
+        self._skipped = skipped_steps
         self._board = None
         if not writes:
             return
@@ -125,8 +128,9 @@ class Monitor:
             self._board.close()
 
     def _record(self, state: TrainState, values: dict[str, float | int | None]) -> None:
+        values = {name: value if value is None or math.isfinite(value) else None for name, value in values.items()}
         row = {"step": state.step, "tokens": state.tokens_seen, **values}
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         if self._board:
             for name, value in values.items():

@@ -301,6 +301,7 @@ def _identity(
         "model": model,
         "init_from": settings.model.init_from,
         "attention": settings.model.attention,
+        "compile": settings.model.compile,
         "seed": settings.run.seed,
         "tokenizer_fingerprint": shards.tokenizer_fingerprint,
         "sequence_length": plan.sequence_length,

@@ -24,7 +24,7 @@ def losses(folder):
 
 
 @pytest.mark.launcher
-def test_as_a_module_and_without_a_launcher(shards, tmp_path):
+def test_as_a_module_with_accelerate_and_without_a_launcher(shards, tmp_path):
     short = {"total_tokens": 3 * 512}
     config = run_file(tmp_path / "module", shards, schedule=short, monitor={"tensorboard": True})
     file = tmp_path / "run.json"
@@ -37,6 +37,12 @@ def test_as_a_module_and_without_a_launcher(shards, tmp_path):
     done = subprocess.run([*line, *overrides], cwd=launch.ROOT, env=launch.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert losses(tmp_path / "bare") == pytest.approx(losses(tmp_path / "module"), rel=1e-6)
+    accelerate = [str(launch.LAUNCHER.with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2"]
+    overrides[-1] = f"run.folder={tmp_path / 'accelerate'}"
+    line = [*accelerate, "--main_process_port", "0", *line[1:], *overrides]
+    done = subprocess.run(line, cwd=launch.ROOT, env=launch.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "accelerate") == losses(tmp_path / "module")
 
 
 @pytest.mark.launcher

@@ -199,6 +199,13 @@ def chunks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
             yield from chunks(child, dotted)
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Let torch.compile have each block, at its first call: blocks alike share what is compiled. Names and weights stay."""
+    for name, module in chunks(model):
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.ModuleList):
+            module.compile()
+
+
 class Weights:
     """Parameters of a model by name, from a local Hugging Face folder of safetensors files, read one at a time.
 

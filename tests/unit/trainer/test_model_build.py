@@ -146,3 +146,13 @@ def test_peaks_by_device_name():
 def test_an_attention_that_a_model_lacks_is_answered_with_one_that_it_has():
     with pytest.raises(build.ModelError, match=r'Set model.attention to "eager"'):
         build.skeleton(AutoConfig.for_model("bloom", n_layer=1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_alone_are_compiled_and_keep_their_names(family):
+    model = build.skeleton(config_of(family))
+    names = list(model.state_dict())
+    build.compile_blocks(model)
+    compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
+    assert len(compiled) == model.config.num_hidden_layers and all(name.rpartition(".")[2].isdecimal() for name in compiled)
+    assert list(model.state_dict()) == names
