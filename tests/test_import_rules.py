@@ -19,8 +19,8 @@ CHECKED = sorted({*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rgl
 HEAVY = {"torch", "deepspeed", "transformers", "accelerate"}
 WITHOUT_TORCH = (
     "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "disks", "ds_config", "flops", "launch_env",
-    "ledger", "lr_schedule", "metrics", "offload", "report", "run_folder", "state", "topology", "tracing", "traffic",
-    "data/corpus", "data/mixture", "data/permutation",
+    "ledger", "lr_schedule", "metrics", "offload", "plan_table", "report", "run_folder", "state", "topology", "tracing",
+    "traffic", "data/corpus", "data/mixture", "data/permutation",
 )  # fmt: skip
 WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py"}
 

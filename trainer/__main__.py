@@ -66,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> None:
     from trainer.preflight import prepare
 
-    print(prepare(options.config, options.set, options.world_size).describe())
+    plan = prepare(options.config, options.set, options.world_size)
+    print(plan.describe())
+    if options.world_size > 1:
+        print(plan.table())
 
 
 def _export(options: argparse.Namespace) -> None:

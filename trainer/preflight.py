@@ -7,7 +7,7 @@ before anything is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any
 from data_prep.shards import ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
 from data_prep.shards.storage import is_remote, join, read_whole
-from trainer import batch, batch_ramp, config, ds_config, run_folder, topology
+from trainer import batch, batch_ramp, config, ds_config, plan_table, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.metrics import METRICS_FILE
-from trainer.model import build, document_mask, families, fused_loss, pipeline_probe
+from trainer.model import build, document_mask, families, fused_loss, partition, pipeline_probe
 from trainer.state import TrainState, differences
 
 
@@ -79,6 +79,13 @@ class RunPlan:
     def describe(self) -> str:
         """The plan for a person, one fact a line."""
         return "\n".join(f"{name:<12}{text}" for name, text in self._facts())
+
+    def table(self, hosts: Sequence[str] = ()) -> str:
+        """Who holds what, a line per rank or group of ranks. hosts: of every rank, where known."""
+        stages = self.topology.pipeline_stages
+        held = partition.planned(self) if stages > 1 else [[]]
+        layers = ["by their measured cost"] * stages if held is None else [plan_table.names(names) for names in held]
+        return "\n".join(plan_table.lines(self.topology, self.batch, self.config.parallel.zero_stage, layers, hosts))
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         parallel, section = self.topology, self.config

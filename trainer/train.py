@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if process.is_first:
         print(plan.describe(), flush=True)
+        if process.world_size > 1:
+            print(plan.table(hosts), flush=True)
     if plan.start.step < plan.total_steps:
         try:
             with process_group(process) as device:
@@ -99,6 +101,8 @@ def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> 
     data_rank = plan.topology.data_rank(process.rank)
     loader = Loader(plan.corpus, plan.batches, data_rank)
     worker = build_engine(plan, device)
+    if process.is_first and config.parallel.pipeline_partition == "cost" and plan.topology.pipeline_stages > 1:
+        print(plan.table(), flush=True)  # now that the layers are measured
     if plan.resume_from:
         checkpoint.load(worker, plan.resume_from)
     if process.is_first:

@@ -67,6 +67,31 @@ def uniform(row: list[Layer]) -> list[float]:
     return [float(isinstance(layer, Block)) for layer in row]
 
 
+def labels(row: list[Layer]) -> list[str]:
+    """Each layer as Hugging Face names its parts, without their place in the model; blocks are numbered."""
+    parts = row[0].stock.parts
+
+    def last(*names: str) -> str:
+        return ", ".join(name.rpartition(".")[2] for name in names)
+
+    blocks = [f"{last(parts.blocks)} {layer.index}" for layer in row if isinstance(layer, Block)]
+    return [last(parts.token_embedding), last(*parts.before), *blocks, last(*parts.after), last(parts.head)]
+
+
+def planned(plan: Any) -> list[list[str]] | None:
+    """The labels of each stage's layers, as the run of this plan will divide them; None until their cost has been measured."""
+    row = layers.row(build.skeleton(plan.hf_config, plan.config.model.attention))
+    method, file = plan.config.parallel.pipeline_partition, plan.folder / FILE
+    if method == "cost":
+        if not file.is_file():
+            return None
+        costs = json.loads(file.read_text(encoding="utf-8"))["seconds"]
+    else:
+        costs = {"parameters": parameters, "uniform": uniform}[method](row)
+    bounds, names = balanced(costs, plan.topology.pipeline_stages), labels(row)
+    return [names[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
 def weigher(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) -> Callable[[list[Layer]], list[float]]:
     """What parallel.pipeline_partition of a run's plan asks for: a function from the row to each layer's weight, the same on
     every rank."""
