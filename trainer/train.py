@@ -77,13 +77,14 @@ def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPla
         if process.local_rank == 0:
             compiled_ops.check(plan.ds_config)
     hosts = agreement.check(meeting, plan, device_type())
-    step = disks.common_checkpoint(meeting, plan.folder)
-    disk, lock = disks.take(meeting, plan.folder, plan.record, step)
+    disk, lock = disks.take(meeting, plan.folder, plan.record)
+    step = disks.common_checkpoint(meeting, plan.folder, disk)
     with meeting.together():
         plan = at_checkpoint(plan, step)
         if plan.resume_from:
             checkpoint.require_files(plan.resume_from, process.rank)
-        agreement.check_space(plan, disk)
+        if plan.start.step < plan.total_steps:
+            agreement.check_space(plan, disk)
         open_ledger(plan, process).close()
     return plan, disk, hosts, lock
 
