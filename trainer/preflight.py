@@ -266,7 +266,7 @@ def _check_model(settings: config.RunConfig, hf_config: Any, corpus: Corpus, lay
         document_mask.check(model, settings.data.sequence_length)
     if layout.splits_replicas and settings.model.compile:
         raise PreflightError(
-            "model.compile with parallel.tensor or parallel.sequence: blocks that exchange activations with other ranks are not "
+            "model.compile with parallel.tensor or parallel.sequence: blocks that exchange activations between ranks are not "
             "compiled. Set model.compile to false."
         )
     if layout.tensor > 1:
