@@ -29,7 +29,7 @@ def test_one_curve_resumed_and_exported(tmp_path):
     ways = {row["way"].split(",")[0] for row in rows}
     assert ways >= {f"{axis} 2 x ZeRO-{stage}" for axis in ("tensor", "sequence") for stage in range(4)}
     assert any("sequence_length 32768" in row["way"] for row in rows)
-    exported = [Path(row["run"]) for row in rows if row["resumes"] or row["way"].endswith(("ZeRO-0", "bf16"))]
+    exported = [Path(row["run"]) for row in rows if row["resumes"] or "ZeRO-0" in row["way"] or "bf16" in row["way"]]
     assert len(exported) == 7
     for run in exported:
         check_export(run, tmp_path / "validation")
