@@ -31,6 +31,7 @@ from torch import distributed as dist
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer import run_folder
+from trainer.disks import Disk
 from trainer.engine import process_group
 from trainer.launch_env import Process, current_process
 from trainer.metrics import METRICS_FILE, read_metrics
@@ -114,7 +115,7 @@ class Job:
         lock = run_folder.take(plan.folder, plan.record) if self.process.is_first else None
         dist.barrier()
         with open(os.devnull, "w") as silence, redirect_stdout(silence):
-            train(plan, self.process, self.device)
+            train(plan, self.process, self.device, Disk.of_all(self.process.world_size))
         if lock:
             lock.close()
         dist.barrier()

@@ -26,9 +26,13 @@ from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
 from trainer.meeting import Meeting, UnreachableError
 from trainer.model.document_mask import DocumentMaskError
+from trainer.model.sequence_parallel import SequenceParallelError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, at_checkpoint, prepare
 from trainer.state import derive_seed
+
+REFUSALS = (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError, SequenceParallelError)
+"""Mistakes of a user that are seen only once it is tried."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if process.is_first:
                     print("".join(f"links       {line}\n" for line in links), end="", flush=True)
                 train(plan, process, device, disk)
-        except (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError) as error:  # seen only once it is tried
+        except REFUSALS as error:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
     elif process.is_first:
@@ -97,7 +101,7 @@ def open_ledger(plan: RunPlan, process: Process) -> Ledger:
 def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> None:
     """The training loop, from the plan to the last checkpoint."""
     config = plan.config
-    data_rank = plan.topology.data_rank(process.rank)
+    data_rank, dropout_rank = plan.topology.data_rank(process.rank), plan.topology.dropout_rank(process.rank)
     loader = Loader(plan.corpus, plan.batches, data_rank)
     worker = build_engine(plan, device)
     if plan.resume_from:
@@ -111,7 +115,7 @@ def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> 
     monitor = Monitor(plan, worker.shape, device_name(device), process.is_first, skipped)
 
     for batch in monitor.timed(loader.steps(state.tokens_seen, config.schedule.total_tokens)):
-        torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
+        torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, dropout_rank))
         rate = worker.set_learning_rate(config.schedule, state.advance(batch.plan).tokens_seen)
         result = worker.train_step(batch)
         state = state.advance(batch.plan)
