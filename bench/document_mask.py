@@ -28,6 +28,7 @@ from torch.nn import functional
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer.data.loader import Loader
+from trainer.disks import Disk
 from trainer.engine import process_group
 from trainer.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
@@ -137,7 +138,7 @@ def main() -> int:
         for way, family in ((way, family) for way in options.ways for family in options.families):
             plan = prepare_everywhere(folder, family, way, options.steps, process)
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
-                train(plan, process, device)
+                train(plan, process, device, Disk.of_all(process.world_size))
             curves[family, way] = read_metrics(plan.folder / METRICS_FILE) if process.is_first else []
             plans[family, plan.topology.data_parallel_size] = plan
     if not process.is_first:

@@ -30,6 +30,7 @@ from torch.nn import functional
 from data_prep.shards import TokenShards
 from tests.corpora import write_shards
 from tests.models import EAGER, FAMILIES, MORE_FAMILIES, run_file
+from trainer.disks import Disk
 from trainer.engine import process_group
 from trainer.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
@@ -188,7 +189,7 @@ def main() -> int:
         for way, family, tied in pairs:
             plan = prepare_everywhere(folder, family, tied, WAYS[way], options.steps, options.precision, process)
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
-                train(plan, process, device)
+                train(plan, process, device, Disk.of_all(process.world_size))
             curves[family, tied, way] = read_metrics(plan.folder / METRICS_FILE) if process.is_first else []
             plans[family, tied] = plan
     if not process.is_first:

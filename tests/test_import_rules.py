@@ -22,7 +22,7 @@ WITHOUT_TORCH = (
     "ledger", "lr_schedule", "metrics", "offload", "plan_table", "report", "run_folder", "state", "topology", "tracing",
     "traffic", "data/corpus", "data/mixture", "data/permutation",
 )  # fmt: skip
-WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py"}
+WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py", "trainer/model/tensor_parallel.py"}
 
 
 def name_of(path: Path) -> str:

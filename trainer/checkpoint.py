@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,8 +128,8 @@ def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint}: DeepSpeed found no checkpoint files for this rank there.")
 
 
-def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """(Hugging Face name, tensor) of every parameter in a checkpoint, from ZeRO's or the pipeline's files.
+def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int, tensor: int = 1) -> Iterator[tuple[str, torch.Tensor]]:
+    """(Hugging Face name, tensor) of every parameter in a checkpoint, from ZeRO's or the pipeline's files, slices joined.
 
     ZeRO's optimizer files are DeepSpeed's own pickles: export only checkpoints that you trust.
     """
@@ -138,17 +139,43 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int) -> Iterat
 
         for index, layer in saved_layers(row(skeleton)):
             file = checkpoint / f"layer_{index:02d}-model_states.pt"
-            for name, tensor in _read(file).items():
-                yield layer.hugging_face_name(name), tensor
+            for name, weight in _read(file).items():
+                yield layer.hugging_face_name(name), weight
         return
-    if written := list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt")):
-        if len(written) < read_state(checkpoint).get("world_size", 0):
-            raise CheckpointError(f"{checkpoint} is not whole: {_elsewhere(checkpoint)}")
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    written = list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt"))
+    if written and len(written) < read_state(checkpoint).get("world_size", 0):
+        raise CheckpointError(f"{checkpoint} is not whole: {_elsewhere(checkpoint)}")
+    slices = [_slice(checkpoint, rank) for rank in range(tensor)]
+    whole = {name: parameter.shape for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
+    for name in [name for name in slices[0] if all(name in one for one in slices)]:  # the first has tied weights twice
+        parts = [one.pop(name) for one in slices]
+        yield name, _joined(parts, whole.get(name, parts[0].shape))
 
-        yield from get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name).items()
-    else:
-        yield from _read(checkpoint / "mp_rank_00_model_states.pt")["module"].items()
+
+def _joined(slices: list[torch.Tensor], whole: torch.Size) -> torch.Tensor:
+    """The tensor of shape `whole` that was cut along one dimension, or that all slices hold alike."""
+    for dimension, (size, full) in enumerate(zip(slices[0].shape, whole, strict=True)):
+        if size != full:
+            return torch.cat(slices, dimension)
+    return slices[0]
+
+
+def _slice(checkpoint: Path, rank: int) -> dict[str, torch.Tensor]:
+    """What the ranks with slice `rank` hold of the stock model, by Hugging Face name.
+
+    In float32 from ZeRO's files, else as the model computes: DeepSpeed reads none of its BF16_Optimizer's (bf16_zero_*).
+    """
+    own = f"mp_rank_{rank:02d}"
+    if not any(checkpoint.glob(f"zero_pp_rank_*{own}_*")):
+        return _read(checkpoint / f"{own}_model_states.pt")["module"]
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:  # it reads a folder of one slice
+        alone = Path(folder) / "slice"
+        alone.mkdir()
+        for file in checkpoint.glob(f"*{own}_*"):
+            (alone / file.name.replace(own, "mp_rank_00")).symlink_to(file.resolve())
+        return get_fp32_state_dict_from_zero_checkpoint(folder, tag="slice")
 
 
 def _read(file: Path) -> dict[str, Any]:

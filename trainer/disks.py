@@ -32,37 +32,8 @@ class Disk:
         return cls(0, tuple(range(world_size)), True)
 
 
-def common_checkpoint(meeting: Meeting, folder: Path) -> int | None:
-    """The newest step of which every disk has its part of the checkpoint; None: no disk has any, the run starts.
-
-    A save names its folders once all of them are whole, so what one disk has by name the others have whole, even when the job
-    was killed between. Raises MeetingError when disks have none in common.
-    """
-    return meeting.decide(run_folder.steps_on_disk(folder), _newest_in_common)
-
-
-def _newest_in_common(found: list[dict[str, list[int]]], hosts: list[str]) -> int | None:
-    named = {step for steps in found for step in steps["named"]}
-    common = named.intersection(*({*steps["named"], *steps["whole"]} for steps in found))
-    if named and not common:
-        by_steps: dict[str, list[int]] = {}
-        for rank, steps in enumerate(found):
-            text = "steps " + ", ".join(map(str, steps["named"][-3:])) if steps["named"] else "no checkpoint"
-            by_steps.setdefault(text, []).append(rank)
-        held = "; ".join(f"{text} on {places(ranks, hosts)}" for text, ranks in by_steps.items())
-        raise ValueError(
-            f"the hosts' disks have no checkpoint of this run in common: {held}. Each disk holds the files of its own ranks: "
-            f"start on the hosts that wrote them, copy the folder back that a host has lost, or choose another run.folder."
-        )
-    newest = max(common, default=None)
-    if named and newest < max(named):
-        lacking = [rank for rank, steps in enumerate(found) if max(named) not in steps["named"]]
-        print(f"goes on from step {newest}: step {max(named)} is missing on {places(lacking, hosts)}.", flush=True)
-    return newest
-
-
-def take(meeting: Meeting, folder: Path, record: dict, step: int | None) -> tuple[Disk, TextIO | None]:
-    """Hold the run folder on every disk, with the checkpoint of `step` as the newest (None: there is none).
+def take(meeting: Meeting, folder: Path, record: dict) -> tuple[Disk, TextIO | None]:
+    """Hold the run folder on every disk.
 
     Rank 0 takes it first; the first rank of each host that cannot read there what rank 0 has written has a disk of its own, and
     takes the folder, too. Returns this rank's disk and, on its keeper, the lock to keep. Raises MeetingError.
@@ -70,11 +41,13 @@ def take(meeting: Meeting, folder: Path, record: dict, step: int | None) -> tupl
     process, lock, token = meeting.process, None, secrets.token_hex(8)
     with meeting.together():
         if process.is_first:
-            lock = run_folder.take(folder, record, token, step)
+            lock = run_folder.take(folder, record, token)
     first_token = meeting.decide(token, lambda tokens, hosts: tokens[0])
     with meeting.together():
+        if process.local_rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)  # NFS forgets that there was none when it looked before
         if process.local_rank == 0 and run_folder.holder(folder) != first_token:
-            lock = run_folder.take(folder, record, token, step)
+            lock = run_folder.take(folder, record, token)
     keepers = meeting.decide([token, run_folder.holder(folder)], _keepers)
     ranks = tuple(rank for rank, keeper in enumerate(keepers) if keeper == keepers[process.rank])
     return Disk(keepers[process.rank], ranks, len(ranks) == process.world_size), lock
@@ -90,3 +63,39 @@ def _keepers(told: list[list[str | None]], hosts: list[str]) -> list[int]:
             f"must see one disk at run.folder."
         )
     return [by_token[seen] for _, seen in told]
+
+
+def common_checkpoint(meeting: Meeting, folder: Path, disk: Disk) -> int | None:
+    """The newest step of which every disk has its part of the checkpoint, made the newest there; None: no disk has any.
+
+    A save names its folders once all of them are whole, so what one disk has by name the others have whole, even when the job
+    was killed between. Each disk's keeper looks alone: other hosts may see a shared disk as it was a minute ago. Raises
+    MeetingError when disks have none in common.
+    """
+    keeps = meeting.process.rank == disk.keeper
+    step = meeting.decide(run_folder.steps_on_disk(folder) if keeps else None, _newest_in_common)
+    with meeting.together():
+        if keeps:
+            run_folder.make_newest(folder, step)
+    return step
+
+
+def _newest_in_common(told: list[dict[str, list[int]] | None], hosts: list[str]) -> int | None:
+    found = {rank: steps for rank, steps in enumerate(told) if steps is not None}
+    named = {step for steps in found.values() for step in steps["named"]}
+    common = named.intersection(*({*steps["named"], *steps["whole"]} for steps in found.values()))
+    if named and not common:
+        by_steps: dict[str, list[int]] = {}
+        for rank, steps in found.items():
+            text = "steps " + ", ".join(map(str, steps["named"][-3:])) if steps["named"] else "no checkpoint"
+            by_steps.setdefault(text, []).append(rank)
+        held = "; ".join(f"{text} on {places(ranks, hosts)}" for text, ranks in by_steps.items())
+        raise ValueError(
+            f"the hosts' disks have no checkpoint of this run in common: {held}. Each disk holds the files of its own ranks: "
+            f"start on the hosts that wrote them, copy the folder back that a host has lost, or choose another run.folder."
+        )
+    newest = max(common, default=None)
+    if named and newest < max(named):
+        lacking = [rank for rank, steps in found.items() if max(named) not in steps["named"]]
+        print(f"goes on from step {newest}: step {max(named)} is missing on {places(lacking, hosts)}.", flush=True)
+    return newest

@@ -24,8 +24,6 @@ REFUSED = {
     "autotuning": "it would change the batch behind the trainer's back",
     "data_efficiency": "the trainer's loader decides the data and its order",
     "hybrid_engine": "it is for reinforcement learning",
-    "tensor_parallel": "tensor parallelism is not supported yet; use parallel.zero_stage and parallel.pipeline_stages",
-    "sequence_parallel_size": "sequence parallelism is not supported yet",
     "expert_parallel": "expert parallelism is not supported yet",
 }
 """Keys that DeepSpeed knows but that would break what the trainer promises."""
@@ -74,6 +72,7 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     }
     for dotted, (value, home) in derived.items():
         _derive_key(result, dotted, value, home)
+    _derive_splits(result, config)
     for key in ("bf16", "bfloat16", "fp16"):
         if result.get(key, {}).get("enabled") == "auto":
             raise ConfigError(f'deepspeed.{key}.enabled is "auto", but the precision has its home here: say true or false.')
@@ -85,6 +84,21 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     _refuse_auto(result)
     offload.check(result, config.parallel.zero_stage, config.parallel.pipeline_stages)
     return result
+
+
+def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
+    """The keys by which DeepSpeed is told of slices of matrices, and not of parts of windows (see trainer.parallel_groups)."""
+    parallel = config.parallel
+    more = sorted(result.get("tensor_parallel", {}).keys() - {"autotp_size"})
+    if more:
+        raise ConfigError(
+            f"deepspeed.tensor_parallel.{more[0]}: what is cut is Hugging Face's plan for the architecture. Remove the key."
+        )
+    _derive_key(result, "tensor_parallel.autotp_size", parallel.tensor, "parallel.tensor")
+    _derive_key(result, "sequence_parallel_size", parallel.sequence, "parallel.sequence")
+    del result["sequence_parallel_size"]
+    if parallel.tensor == 1:
+        del result["tensor_parallel"]
 
 
 def _derive_key(result: dict[str, Any], dotted: str, value: float, home: str) -> None:

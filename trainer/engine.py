@@ -27,9 +27,12 @@ from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
 from trainer.launch_env import Process, find_first_process
 from trainer.lr_schedule import ScheduleSection, learning_rate
-from trainer.model import build, document_mask, document_probe, fused_loss, partition, recompute, routing
+from trainer.model import build, document_mask, document_probe, fused_loss, partition, recompute, routing, sequence_parallel
 from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
+from trainer.model.sequence_parallel import SequenceParallel
+from trainer.model.tensor_parallel import Slices
 from trainer.optimizer import adamw, parameter_groups
+from trainer.parallel_groups import ParallelGroups, add_up
 from trainer.preflight import RunPlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -100,15 +103,18 @@ def device_type() -> str:
 class _Engine:
     """What both kinds share: DeepSpeed's engine around the model, the batch's numbers, the learning rate."""
 
-    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
+    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan, groups: ParallelGroups | None = None):
         section = plan.config.optimizer
-        groups = parameter_groups(model.named_parameters(), section.weight_decay)
-        optimizer = _optimizer(groups, section, plan.ds_config)
-        self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config)
+        parameters = parameter_groups(model.named_parameters(), section.weight_decay)
+        optimizer = _optimizer(parameters, section, plan.ds_config)
+        # kept in globals by an engine before this one in the process, which would count as this one's
+        deepspeed.utils.groups.mpu = deepspeed.utils.groups._TENSOR_MODEL_PARALLEL_GROUP = None
+        self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config, mpu=groups)
         _forget_dry_step(optimizer)
         self.deepspeed.clip_fp32_gradients = self._clip_fp32_gradients
+        self._groups = groups
         self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
-        self._data_group = None
+        self._data_group = groups.data if groups else None
         """The ranks whose batches differ; None: all."""
 
     def set_learning_rate(self, schedule: ScheduleSection, tokens: int) -> float:
@@ -127,10 +133,11 @@ class _Engine:
         """Clip without ZeRO in fp32. DeepSpeed's own counts a tied embedding once per stage and keeps the norm to itself."""
         engine = self.deepspeed
         parameters = [p for p in engine.module.parameters() if p.grad is not None]
-        counted = [p.grad.norm() for p in parameters if not getattr(p, "ds_pipe_replicated", False)]
+        first = self._groups is None or dist.get_rank(self._groups.tensor) == 0
+        counted = [p.grad.norm() for p in parameters if _counts(p, first)]
         squares = torch.stack([*counted, torch.zeros((), device=engine.device)]).square().sum()
         if engine.mpu is not None:
-            dist.all_reduce(squares, group=engine.mpu.get_model_parallel_group())
+            add_up(squares, engine.mpu.get_model_parallel_group())
         engine._global_grad_norm = squares.sqrt()
         shrink = (engine.gradient_clipping() / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
         for parameter in parameters:
@@ -140,40 +147,46 @@ class _Engine:
         """Tell DeepSpeed the step's accumulation; returns int64 [2], the targets and digests of all ranks' batches added up."""
         engine, plan = self.deepspeed, batch.plan
         if engine.gradient_accumulation_steps() != plan.gradient_accumulation_steps:
-            engine.set_train_batch_size(plan.windows_per_step)
+            engine.set_train_batch_size(plan.windows_per_rank * engine.dp_world_size)
             engine.micro_steps = 0  # it is taken modulo the accumulation
             if hasattr(engine.optimizer, "gradient_accumulation_steps"):
                 engine.optimizer.gradient_accumulation_steps = plan.gradient_accumulation_steps
         signed = batch.digest - 2**64 if batch.digest >= 2**63 else batch.digest
-        return self._sum_over_data(torch.tensor([batch.targets, signed], device=engine.device))
+        return add_up(torch.tensor([batch.targets, signed], device=engine.device), self._data_group)
 
-    def _sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
-        dist.all_reduce(values, group=self._data_group)
-        return values
+
+def _counts(parameter: nn.Parameter, first_slice: bool) -> bool:
+    """Whether this rank's copy of a parameter counts in the norm over pipeline stages or slices: what several hold, once."""
+    if getattr(parameter, "ds_pipe_replicated", False):
+        return False
+    return first_slice or getattr(parameter, "tensor_model_parallel", False)
 
 
 class ZeroEngine(_Engine):
     """Data parallel: every rank runs the whole stock model; ZeRO shards its states (and, in stage 3, its parameters)."""
 
-    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
-        super().__init__(model, shape, plan)
+    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan, groups: ParallelGroups | None = None):
+        super().__init__(model, shape, plan, groups)
         self._document_masks = document_mask.DocumentMasks(model)
         self._auxiliary = functools.partial(routing.auxiliary_loss, model)
+        self._parts = SequenceParallel(groups.sequence) if plan.topology.sequence > 1 else None
+        self._token_group = groups.sharding if groups else None
+        """The ranks whose losses are of different tokens; None: all."""
 
     def train_step(self, batch: StepBatch) -> StepResult:
         """Forward and backward over the step's micro-batches, one optimizer step."""
         engine = self.deepspeed
         engine.train()
         consumed = self._begin(batch)
-        weight = micro_batch_weight(consumed[0], batch.plan)
+        weight = micro_batch_weight(consumed[0], batch.plan, self._parts.ranks if self._parts else 1)
         total = torch.zeros((), device=engine.device)
         for micro_batch in batch.micro_batches:
-            with self._document_masks(micro_batch.positions, engine.device) as options:
-                loss, auxiliary = self._losses(micro_batch, options)
+            with self._own(micro_batch) as (mine, options):
+                loss, auxiliary = self._losses(mine, options)
                 total += loss.detach()
                 engine.backward(loss * weight if auxiliary is None else loss * weight + auxiliary)
             engine.step()
-        dist.all_reduce(total)
+        add_up(total, self._token_group)
         return StepResult(total / consumed[0].clamp(min=1), consumed, engine.get_global_grad_norm())
 
     @torch.no_grad()
@@ -183,11 +196,31 @@ class ZeroEngine(_Engine):
         engine.eval()
         total = torch.zeros(2, dtype=torch.float64, device=engine.device)
         for micro_batch in micro_batches:
-            with self._document_masks(micro_batch.positions, engine.device) as options:
-                total[0] += self._losses(micro_batch, options)[0].double()
-            total[1] += (micro_batch.targets != IGNORED).sum()
-        nll, targets = self._sum_over_data(total).tolist()
+            with self._own(micro_batch) as (mine, options):
+                total[0] += self._losses(mine, options)[0].double()
+            total[1] += (mine.targets != IGNORED).sum()
+        nll, targets = add_up(total, self._token_group).tolist()
         return nll, int(targets)
+
+    @torch.no_grad()
+    def window_nll(self, window: MicroBatch, in_parts: bool) -> float:
+        """Summed negative log-likelihood of a window that all ranks of the window's group give alike, in parts or whole."""
+        engine = self.deepspeed
+        engine.eval()
+        if not in_parts:
+            return self._losses(window, {})[0].item()
+        with self._parts(window, engine.device) as (mine, options):
+            return add_up(self._losses(mine, options)[0], self._parts.group).item()
+
+    @contextmanager
+    def _own(self, micro_batch: MicroBatch) -> Iterator[tuple[MicroBatch, dict[str, torch.Tensor]]]:
+        """Around forward and backward: what of a micro-batch this rank computes, and more arguments of the forward pass."""
+        if self._parts:
+            with self._parts(micro_batch, self.deepspeed.device) as mine_and_options:
+                yield mine_and_options
+        else:
+            with self._document_masks(micro_batch.positions, self.deepspeed.device) as options:
+                yield micro_batch, options
 
     def _losses(self, micro_batch: MicroBatch, options: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Summed negative log-likelihood, and the experts' auxiliary loss (trainer.model.routing), where the model has one."""
@@ -224,7 +257,7 @@ class PipelineEngine(_Engine):
             mean = self.deepspeed.eval_batch(self._weighted(group, one), num_micro_batches=len(group))
             total += mean.item() * len(group) * self.batch.data_parallel_size
         targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro_batches), device=one.device)
-        return total, int(self._sum_over_data(targets))
+        return total, int(add_up(targets, self._data_group))
 
     def _weighted(self, micro_batches: list[MicroBatch], weight: torch.Tensor) -> Iterator[tuple[Any, Any]] | None:
         """DeepSpeed's form (inputs, labels): positions travel with the inputs, the weight with the labels to the last stage."""
@@ -248,15 +281,19 @@ def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> tor
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
-    """Model on its device(s), optimizer, DeepSpeed engine; with document masks, the proof that they hold.
+    """Model on its device(s), optimizer, DeepSpeed engine; with document masks or parts of windows, the proof that they hold.
 
-    Raises DocumentMaskError when they do not.
+    Raises DocumentMaskError when they do not, SequenceParallelError when windows cannot be run in parts.
     """
-    if not plan.config.data.document_mask:
-        return _build(plan, device)
-    document_mask.install()
+    if plan.topology.sequence > 1:
+        sequence_parallel.install()
+    elif plan.config.data.document_mask:
+        document_mask.install()
     worker = _build(plan, device)
-    document_probe.check(worker.eval_sum, plan)
+    if plan.topology.sequence > 1:
+        sequence_parallel.probe(worker.window_nll, plan)
+    if plan.config.data.document_mask:
+        document_probe.check(worker.eval_sum, plan)
     return worker
 
 
@@ -279,19 +316,29 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
             skeleton, stages, pipeline_loss, fused, activation_checkpointing=again, costs=costs, **filling
         )
         return PipelineEngine(module, shape, plan)
-    fused_loss.install(skeleton, fused=plan.whole_logits is None)
-    module = _whole_model(skeleton, plan.ds_config, filling)
+    groups = ParallelGroups(plan.topology) if plan.topology.splits_replicas else None
+    install_loss = fused_loss.installer(skeleton, fused=plan.whole_logits is None)
+    module = _whole_model(skeleton, plan.ds_config, filling, groups)
+    install_loss()
     recompute.enable(module, model.activation_checkpointing)
-    return ZeroEngine(module, shape, plan)
+    return ZeroEngine(module, shape, plan, groups)
 
 
-def _whole_model(skeleton: nn.Module, ds_config: dict[str, Any], filling: dict[str, Any]) -> nn.Module:
+def _whole_model(
+    skeleton: nn.Module, ds_config: dict[str, Any], filling: dict[str, Any], groups: ParallelGroups | None
+) -> nn.Module:
     """The stock model filled chunk by chunk; under ZeRO-3 each chunk is sharded before the next is filled."""
     sharded = ds_config["zero_optimization"]["stage"] == 3
+    slices = Slices(skeleton, groups.tensor) if groups and groups.topology.tensor > 1 else None
+    options = {"mpu": groups, "data_parallel_group": groups.sharding} if groups else {}
     for chunk in build.materialise(skeleton, dict(build.chunks(skeleton)), **filling):
+        if slices:
+            slices.cut(chunk)
         if sharded:
-            deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"])
+            deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"], **options)
     skeleton.tie_weights()
+    if slices:
+        slices.finish()
     return skeleton
 
 

@@ -70,7 +70,8 @@ def _trained_model(source: Path, identity: dict[str, Any], precision: str) -> Pr
     tied = model.all_tied_weights_keys
     expected = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False) if name not in tied}
     found = {}
-    for name, tensor in checkpoint.hugging_face_weights(source, model, identity["pipeline_stages"]):
+    slices = identity.get("tensor", 1)
+    for name, tensor in checkpoint.hugging_face_weights(source, model, identity["pipeline_stages"], slices):
         if name in expected:
             if tuple(tensor.shape) != expected[name]:
                 raise ExportError(f"{source}: {name} is {tuple(tensor.shape)}, the model needs {expected[name]}.")

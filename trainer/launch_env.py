@@ -114,8 +114,9 @@ def _slurm_tasks_here(environment: Mapping[str, str]) -> int:
 
 
 def _slurm_port(environment: Mapping[str, str]) -> str:
-    """The same on every node, another one for each job."""
-    return str(_SLURM_PORTS[int(environment.get("SLURM_JOB_ID") or 0) % len(_SLURM_PORTS)])
+    """The same on every node, another one for each job and step."""
+    number = int(environment.get("SLURM_JOB_ID") or 0) + int(environment.get("SLURM_STEP_ID") or 0)
+    return str(_SLURM_PORTS[number % len(_SLURM_PORTS)])
 
 
 def first_host(nodelist: str) -> str:

@@ -41,10 +41,12 @@ class Meeting:
     def __init__(self, process: Process, patience: float = PATIENCE_S):
         """Say that this rank has come. Raises LaunchError, or UnreachableError when rank 0 does not answer."""
         self.process, self._patience, self._round, self._store = process, patience, 0, None
+        # torchrun's store outlives the processes that it starts again
+        self._prefix = f"moenda/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         find_first_process(process)
         if process.world_size > 1:
             self._store = self._open()
-            self._store.set(f"moenda/came/{process.rank}", socket.gethostname())
+            self._store.set(f"{self._prefix}/came/{process.rank}", socket.gethostname())
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -168,11 +170,11 @@ class Meeting:
         return self._store.add(self._key(what), 0)
 
     def _key(self, name: str | int) -> str:
-        return f"moenda/{self._round}/{name}"
+        return f"{self._prefix}/{self._round}/{name}"
 
     def _host(self, rank: int) -> str | None:
         """Where a rank runs; None when it has never come."""
-        key = f"moenda/came/{rank}"
+        key = f"{self._prefix}/came/{rank}"
         return self._store.get(key).decode() if self._store.check([key]) else None
 
     def _silence(self, absent: list[int]) -> str:

@@ -19,7 +19,16 @@ from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import batch, batch_ramp, config, ds_config, plan_table, run_folder, topology
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.metrics import METRICS_FILE
-from trainer.model import build, document_mask, families, fused_loss, partition, pipeline_probe
+from trainer.model import (
+    build,
+    document_mask,
+    families,
+    fused_loss,
+    partition,
+    pipeline_probe,
+    sequence_parallel,
+    tensor_parallel,
+)
 from trainer.state import TrainState, differences
 
 
@@ -95,13 +104,7 @@ class RunPlan:
             yield "data", line
         for tokens, length in self.corpus.lengths[bool(self.corpus.lengths[0][1] == self.batch.sequence_length) :]:
             yield "windows", f"of {length} tokens from token {tokens:,} on"
-        yield (
-            "ranks",
-            (
-                f"{parallel.world_size} = {parallel.pipeline_stages} pipeline stages x {parallel.data_parallel_size} data "
-                f"parallel, ZeRO-{section.parallel.zero_stage}, {self.precision}"
-            ),
-        )
+        yield "ranks", f"{parallel.describe()}, ZeRO-{section.parallel.zero_stage}, {self.precision}"
         yield "batch", self.batch.describe()
         if self.whole_logits:
             yield "loss", f"from all logits of a micro-batch at once: {self.whole_logits}"
@@ -132,7 +135,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     shards = corpus.windows[0].shards
     spec = settings.model.config if settings.model.config is not None else settings.model.init_from
     hf_config = build.load_config(spec, shards.vocab_size, shards.eod_id, length, init_from=settings.model.init_from)
-    whole_logits = _check_model(settings, hf_config, shards, layout)
+    whole_logits = _check_model(settings, hf_config, corpus, layout)
 
     folder = Path(settings.run.folder)
     identity = _identity(settings, layout, plan, precision, hf_config, shards)
@@ -266,8 +269,9 @@ def _same_tokenizer(file: Path | str, content: bytes, shards: TokenShards, key: 
         )
 
 
-def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards, layout: topology.Topology) -> str | None:
+def _check_model(settings: config.RunConfig, hf_config: Any, corpus: Corpus, layout: topology.Topology) -> str | None:
     """Raise ValueError for a model that cannot be trained so. Returns why its loss cannot be fused, None where it is."""
+    shards = corpus.windows[0].shards
     build.check_fits(hf_config, shards.vocab_size, settings.data.sequence_length, layout.pipeline_stages)
     model = build.skeleton(hf_config, settings.model.attention)
     build.check_causal(model)
@@ -276,6 +280,16 @@ def _check_model(settings: config.RunConfig, hf_config: Any, shards: TokenShards
         pipeline_probe.check(hf_config, settings.model.attention)
     if settings.data.document_mask:
         document_mask.check(model, settings.data.sequence_length)
+    if layout.splits_replicas and settings.model.compile:
+        raise PreflightError(
+            "model.compile with parallel.tensor or parallel.sequence: blocks that exchange activations between ranks are not "
+            "compiled. Set model.compile to false."
+        )
+    if layout.tensor > 1:
+        tensor_parallel.check(model, layout.tensor, layout.sequence)
+    if layout.sequence > 1:
+        lengths = {settings.data.sequence_length, *(length for _, length in corpus.lengths)}
+        sequence_parallel.check(model, settings.model.attention, sorted(lengths), layout.sequence)
     if settings.model.init_from:
         build.Weights(settings.model.init_from, model).check(model)
         file = Path(settings.model.init_from) / "tokenizer.json"
@@ -320,5 +334,6 @@ def _identity(
         "zero_stage": settings.parallel.zero_stage,
         "precision": precision,
         "optimizer": settings.optimizer.model_dump(mode="json"),
+        **{axis: size for axis in ("tensor", "sequence") if (size := getattr(layout, axis)) > 1},
     }
     return json.loads(json.dumps(identity))  # as it will be read back: a configuration's numeric keys become text

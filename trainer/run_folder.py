@@ -111,11 +111,10 @@ def _require_same(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def take(folder: Path, record: dict[str, Any], token: str = "", step: int | None = None) -> TextIO:
+def take(folder: Path, record: dict[str, Any], token: str = "") -> TextIO:
     """Hold the folder for this job, until the returned file is closed or the process ends in any way; `token` says who it is.
 
-    Makes the checkpoint of `step` the newest: names it when the save that made it whole could not, sets newer ones aside, and
-    clears what killed saves left. Raises RunFolderError when another job holds the folder.
+    Raises RunFolderError when another job holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - the caller keeps it open
@@ -139,7 +138,6 @@ def take(folder: Path, record: dict[str, Any], token: str = "", step: int | None
     else:
         write_json(folder / RUN_FILE, record)  # before all else: it makes the folder a run's
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    _make_newest(folder / CHECKPOINTS, step)
     return lock
 
 
@@ -151,7 +149,10 @@ def holder(folder: Path) -> str | None:
         return None
 
 
-def _make_newest(checkpoints: Path, step: int | None) -> None:
+def make_newest(folder: Path, step: int | None) -> None:
+    """Make the checkpoint of `step` (None: there is none) the newest: name it when the save that made it whole could not, set
+    newer ones aside, and clear what killed saves left."""
+    checkpoints = folder / CHECKPOINTS
     if step is not None:
         final = checkpoints / checkpoint_name(step)
         if not final.exists():

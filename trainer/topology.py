@@ -1,7 +1,8 @@
-"""Which rank holds what: pipeline stages times data-parallel replicas."""
+"""Which rank holds what: pipeline stages x data-parallel replicas x parts of a window x slices of a matrix."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,14 @@ class ParallelSection(StrictModel):
     """What ZeRO (arXiv 1910.02054) shards over the data-parallel ranks: 0 nothing, 1 optimizer states, 2 also gradients, 3
     also parameters. Home of DeepSpeed's zero_optimization.stage."""
     pipeline_stages: int = Field(default=1, ge=1)
-    """Consecutive groups of layers, each on its own device; data parallelism takes the remaining factor of the ranks."""
+    """Consecutive groups of layers, each on its own device; data parallelism takes the factor of the ranks that this and the
+    next two leave."""
+    tensor: int = Field(default=1, ge=1)
+    """Devices that each hold a slice of every large matrix, its heads or columns (arXiv 1909.08053). They exchange activations
+    twice a block and direction: keep them within a machine. Home of DeepSpeed's tensor_parallel.autotp_size."""
+    sequence: int = Field(default=1, ge=1)
+    """Devices that each hold a part of every window (arXiv 2309.14509): for windows too long for one. ZeRO shards over them,
+    too. Home of DeepSpeed's sequence_parallel_size."""
     pipeline_partition: Literal["parameters", "uniform", "cost"] = "parameters"
     """What the stages have equally much of: parameters, blocks (uniform), or time of the forward and backward pass, head and
     loss included (cost: measured when the run starts, kept in its folder)."""
@@ -29,44 +37,119 @@ class ParallelSection(StrictModel):
 
 @dataclass(frozen=True)
 class Topology:
-    """Ranks in DeepSpeed's order for (pipe, data): consecutive ranks are replicas of one stage."""
+    """Ranks as a grid, the last axis fastest: rank = ((stage x data + replica) x sequence + part) x tensor + slice.
 
-    pipeline_stages: int
-    data_parallel_size: int
+    DeepSpeed's order for (pipe, data, model); ranks that talk most are neighbours.
+    """
+
+    pipeline_stages: int = 1
+    data_parallel_size: int = 1
+    sequence: int = 1
+    tensor: int = 1
 
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self.pipeline_stages * self.data_parallel_size
+        return math.prod(self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return tuple(getattr(self, axis) for axis in AXES)
+
+    @property
+    def splits_replicas(self) -> bool:
+        """Whether several ranks share the windows of a replica other than as pipeline stages."""
+        return self.sequence * self.tensor > 1
+
+    def place(self, rank: int) -> tuple[int, int, int, int]:
+        """(stage, replica, part of the window, slice of the matrices) of a rank."""
+        place = []
+        for size in reversed(self._sizes):
+            rank, index = divmod(rank, size)
+            place.append(index)
+        return tuple(reversed(place))
 
     def data_rank(self, rank: int) -> int:
         """Which replica a rank belongs to: ranks of the same replica read the same data."""
-        return rank % self.data_parallel_size
+        return self.place(rank)[1]
 
     def pipe_stage(self, rank: int) -> int:
         """Which stage a rank holds."""
-        return rank // self.data_parallel_size
+        return self.place(rank)[0]
 
     def model_part(self, rank: int) -> int:
         """Ranks with equal numbers hold the same parameters (before ZeRO shards them)."""
-        return self.pipe_stage(rank)
+        stage, _, _, slice_ = self.place(rank)
+        return stage * self.tensor + slice_
+
+    def dropout_rank(self, rank: int) -> int:
+        """Ranks with equal numbers draw equal dropout: the slices of one matrix act on the same activations."""
+        return rank // self.tensor
+
+    def groups(self, *axes: str) -> list[list[int]]:
+        """The ranks in groups whose members differ on these axes alone, each ascending."""
+        members: dict[tuple[int, ...], list[int]] = {}
+        for rank in range(self.world_size):
+            rest = tuple(index for axis, index in zip(AXES, self.place(rank), strict=True) if axis not in axes)
+            members.setdefault(rest, []).append(rank)
+        return list(members.values())
+
+    def describe(self) -> str:
+        """The product, for a person."""
+        names = ("pipeline stages", "data parallel", "parts of a window", "slices of a matrix")
+        parts = zip(AXES, self._sizes, names, strict=True)
+        shown = [f"{size} {name}" for axis, size, name in parts if size > 1 or axis in AXES[:2]]
+        return f"{self.world_size} = {' x '.join(shown)}"
+
+
+AXES = ("pipeline_stages", "data_parallel_size", "sequence", "tensor")
+"""The axes of the grid, outermost first."""
 
 
 def from_world(section: ParallelSection, world_size: int) -> Topology:
     """Arrange `world_size` ranks. Raises TopologyError with the arrangements that work."""
-    stages = section.pipeline_stages
-    if stages > 1 and section.zero_stage > 1:
-        raise TopologyError(
-            f"parallel.zero_stage {section.zero_stage} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline runs "
-            f"with ZeRO 0 or 1 only. Set zero_stage to 1 to keep the pipeline, or pipeline_stages to 1 to keep ZeRO "
-            f"{section.zero_stage}."
-        )
-    if world_size % stages:
-        below, above = world_size // stages * stages, -(-world_size // stages) * stages
+    _check_combination(section)
+    stages, tensor, sequence = section.pipeline_stages, section.tensor, section.sequence
+    unit = stages * tensor * sequence
+    if world_size % unit:
+        below, above = world_size // unit * unit, -(-world_size // unit) * unit
         ranks = " or ".join(str(count) for count in (below, above) if count)
-        fitting = [str(p) for p in range(1, world_size + 1) if world_size % p == 0]
+        if tensor == sequence == 1:
+            raise TopologyError(
+                f"{world_size} ranks cannot form {stages} pipeline stages (parallel.pipeline_stages) of equal width. Start "
+                f"{ranks} ranks, or set pipeline_stages to one of {_divisors(world_size)}."
+            )
+        factors = {"pipeline_stages": stages, "tensor": tensor, "sequence": sequence}
+        product = " x ".join(f"{size} (parallel.{key})" for key, size in factors.items() if size > 1)
         raise TopologyError(
-            f"{world_size} ranks cannot form {stages} pipeline stages (parallel.pipeline_stages) of equal width. Start "
-            f"{ranks} ranks, or set pipeline_stages to one of {', '.join(fitting)}."
+            f"{world_size} ranks are no multiple of {product} = {unit}. Start {ranks} ranks, or lower these: their product "
+            f"must be one of {_divisors(world_size)}."
         )
-    return Topology(pipeline_stages=stages, data_parallel_size=world_size // stages)
+    return Topology(stages, world_size // unit, sequence, tensor)
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+def _check_combination(section: ParallelSection) -> None:
+    """Raise TopologyError for what DeepSpeed cannot do together, with what to use instead."""
+    stages, zero, tensor, sequence = section.pipeline_stages, section.zero_stage, section.tensor, section.sequence
+    if stages > 1 and zero > 1:
+        raise TopologyError(
+            f"parallel.zero_stage {zero} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline runs "
+            f"with ZeRO 0 or 1 only. Set zero_stage to 1 to keep the pipeline, or pipeline_stages to 1 to keep ZeRO "
+            f"{zero}."
+        )
+    if stages > 1 and sequence > 1:
+        raise TopologyError(
+            f"parallel.sequence {sequence} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline knows no parts of "
+            f"windows. Set pipeline_stages to 1 and zero_stage to 3, which shards the parameters over the ranks of a window, "
+            f"too; or set sequence to 1."
+        )
+    if stages > 1 and tensor > 1:
+        raise TopologyError(
+            f"parallel.tensor {tensor} with parallel.pipeline_stages {stages}: stages of stock Hugging Face blocks are not "
+            f"cut into slices. Set pipeline_stages to 1 beside tensor {tensor} (with any zero_stage), or tensor to 1 beside "
+            f"pipeline_stages {stages * tensor}."
+        )

@@ -26,9 +26,13 @@ from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
 from trainer.meeting import Meeting, UnreachableError
 from trainer.model.document_mask import DocumentMaskError
+from trainer.model.sequence_parallel import SequenceParallelError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, at_checkpoint, prepare
 from trainer.state import derive_seed
+
+REFUSALS = (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError, SequenceParallelError)
+"""Mistakes of a user that are seen only once it is tried."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if process.is_first:
                     print("".join(f"links       {line}\n" for line in links), end="", flush=True)
                 train(plan, process, device, disk)
-        except (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError) as error:  # seen only once it is tried
+        except REFUSALS as error:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
     elif process.is_first:
@@ -79,13 +83,14 @@ def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPla
         if process.local_rank == 0:
             compiled_ops.check(plan.ds_config)
     hosts = agreement.check(meeting, plan, device_type())
-    step = disks.common_checkpoint(meeting, plan.folder)
-    disk, lock = disks.take(meeting, plan.folder, plan.record, step)
+    disk, lock = disks.take(meeting, plan.folder, plan.record)
+    step = disks.common_checkpoint(meeting, plan.folder, disk)
     with meeting.together():
         plan = at_checkpoint(plan, step)
         if plan.resume_from:
             checkpoint.require_files(plan.resume_from, process.rank)
-        agreement.check_space(plan, disk)
+        if plan.start.step < plan.total_steps:
+            agreement.check_space(plan, disk)
         open_ledger(plan, process).close()
     return plan, disk, hosts, lock
 
@@ -98,7 +103,7 @@ def open_ledger(plan: RunPlan, process: Process) -> Ledger:
 def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> None:
     """The training loop, from the plan to the last checkpoint."""
     config = plan.config
-    data_rank = plan.topology.data_rank(process.rank)
+    data_rank, dropout_rank = plan.topology.data_rank(process.rank), plan.topology.dropout_rank(process.rank)
     loader = Loader(plan.corpus, plan.batches, data_rank)
     worker = build_engine(plan, device)
     if process.is_first and config.parallel.pipeline_partition == "cost" and plan.topology.pipeline_stages > 1:
@@ -114,7 +119,7 @@ def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> 
     monitor = Monitor(plan, worker.shape, device_name(device), process.is_first, skipped)
 
     for batch in monitor.timed(loader.steps(state.tokens_seen, config.schedule.total_tokens)):
-        torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, process.rank))
+        torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, dropout_rank))
         rate = worker.set_learning_rate(config.schedule, state.advance(batch.plan).tokens_seen)
         result = worker.train_step(batch)
         state = state.advance(batch.plan)

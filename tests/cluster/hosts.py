@@ -8,6 +8,7 @@ and pdsh.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -108,6 +109,7 @@ class Hosts:
 
     def up(self) -> None:
         """Make the hosts. Raises CalledProcessError when the system refuses."""
+        _remove_leftovers()
         keys = self.folder / "keys"
         keys.mkdir(parents=True)
         Path("/run/sshd").mkdir(exist_ok=True)
@@ -194,10 +196,20 @@ def hosts(folder: Path, count: int) -> Iterator[Hosts]:
         made.down()
 
 
+def _remove_leftovers() -> None:
+    """Hosts of sessions that were killed before they could take them down."""
+    for line in _quiet("ip", "netns").stdout.splitlines():
+        name = line.split()[0]
+        owner = re.match(r"moenda-(\d+)-", name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            for pid in _quiet("ip", "netns", "pids", name).stdout.split():
+                _kill(int(pid))
+            _quiet("ip", "netns", "del", name)
+
+
 def _copy_code(target: Path) -> None:
-    for name in ("trainer", "data_prep", "tests"):
-        ignored = shutil.ignore_patterns("__pycache__", "samples", "data_prep" if name == "tests" else "")
-        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+    for name in ("trainer", "data_prep"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "samples"))
     shutil.copy2(ROOT / "strict_json.py", target)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
@@ -286,12 +286,42 @@ def maskless(model: PreTrainedModel) -> bool:
     A sliding window reaches the function as an argument in models that Hugging Face lets run with flash attention.
     """
     registry = getattr(sys.modules[type(model).__module__], "ALL_ATTENTION_FUNCTIONS", {})
-    return registry.get("sdpa") is sdpa and bool(getattr(model, "_supports_flash_attn", False))
+    own = inspect.unwrap(registry["sdpa"]) is sdpa if "sdpa" in registry else False
+    return own and bool(getattr(model, "_supports_flash_attn", False))
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether position_ids are an argument of its forward pass. One with ALiBi takes none: distances are all it uses."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def mixes_tokens(model: PreTrainedModel) -> str | None:
+    """Why tokens of this architecture are known to meet other than in attention with one key per token; None: not known."""
+    layers = sorted(set(getattr(model.config, "layer_types", None) or ()) - ATTENTION_LAYERS)
+    if getattr(model, "_is_stateful", False):
+        return "its state-space or recurrent layers carry a state from token to token"
+    if layers:
+        return f"its layers of type {', '.join(layers)} mix tokens other than by attention with one key per token"
+    if any(isinstance(module, nn.Conv1d) for module in model.modules()):
+        return "its convolutions mix neighbouring tokens"
+    return None
+
+
+def moving_rope(config: PretrainedConfig, sequence_length: int) -> tuple[str, int] | None:
+    """A rope_type whose turns depend on the largest position of a micro-batch at this length, and the positions from which
+    they do; None: they are fixed."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *(inner for inner in rope.values() if isinstance(inner, dict))):
+        kind = parameters.get("rope_type")
+        trained = parameters.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+        if kind in ("dynamic", "longrope") and trained and sequence_length > trained:
+            return kind, trained
+    return None
 
 
 def position_arguments(model: nn.Module, positions: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Positions as an argument of a Hugging Face model's forward pass. One with ALiBi takes none: it uses distances alone."""
-    return {"position_ids": positions} if "position_ids" in inspect.signature(model.forward).parameters else {}
+    """Positions as an argument of a Hugging Face model's forward pass, where it takes any."""
+    return {"position_ids": positions} if takes_positions(model) else {}
 
 
 class DocumentMasks:
@@ -315,28 +345,16 @@ def check(model: PreTrainedModel, sequence_length: int) -> None:
 
     What is not known here shows when the engine starts (trainer.model.document_probe).
     """
-    config = model.config
-    layers = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION_LAYERS)
-    reason = None
-    if getattr(model, "_is_stateful", False):
-        reason = "its state-space or recurrent layers carry a state from token to token"
-    elif layers:
-        reason = f"its layers of type {', '.join(layers)} mix tokens other than by attention with one key per token"
-    elif any(isinstance(module, nn.Conv1d) for module in model.modules()):
-        reason = "its convolutions mix neighbouring tokens"
-    if reason:
+    if reason := mixes_tokens(model):
         raise DocumentMaskError(
-            f'data.document_mask: a "{config.model_type}" model cannot keep documents apart: {reason}. Set '
+            f'data.document_mask: a "{model.config.model_type}" model cannot keep documents apart: {reason}. Set '
             f'data.document_mask to false, or choose an architecture of attention alone, such as "llama".'
         )
-    rope = getattr(config, "rope_parameters", None) or {}
-    for parameters in (rope, *(inner for inner in rope.values() if isinstance(inner, dict))):
-        kind = parameters.get("rope_type")
-        trained = parameters.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
-        if kind in ("dynamic", "longrope") and trained and sequence_length > trained:
-            raise DocumentMaskError(
-                f'data.document_mask: rope_type "{kind}" turns all documents of a micro-batch by the length of its longest, '
-                f"once that is over {trained} positions, and data.sequence_length is {sequence_length}. Set "
-                f'data.sequence_length to at most {trained}, choose a fixed rope_type such as "yarn", or set '
-                f"data.document_mask to false."
-            )
+    if moving := moving_rope(model.config, sequence_length):
+        kind, trained = moving
+        raise DocumentMaskError(
+            f'data.document_mask: rope_type "{kind}" turns all documents of a micro-batch by the length of its longest, '
+            f"once that is over {trained} positions, and data.sequence_length is {sequence_length}. Set "
+            f'data.sequence_length to at most {trained}, choose a fixed rope_type such as "yarn", or set '
+            f"data.document_mask to false."
+        )

@@ -225,9 +225,17 @@ def install(model: PreTrainedModel, fused: bool) -> None:
     fused: logits are never made (in the output, there are those of no tokens). The head is called as before, but after the
     rest of the forward pass, so that hooks on it, as ZeRO-3 has them, gather its parameters. Raises FusedLossError.
     """
-    stock = model.forward
-    head, name = model.get_output_embeddings(), head_name(model)
-    finish = after_head(model) if fused else None
+    installer(model, fused)()
+
+
+def installer(model: PreTrainedModel, fused: bool) -> Callable[[], None]:
+    """`install` in two steps: what a skeleton can tell is found now, and what this returns does the rest, once another head,
+    of a slice of the vocabulary, may have taken the place of the first. Raises FusedLossError."""
+    return functools.partial(_install, model, fused, head_name(model), after_head(model) if fused else None)
+
+
+def _install(model: PreTrainedModel, fused: bool, name: str, finish: Projection | None) -> None:
+    stock, head = model.forward, model.get_submodule(name)
     plain = head.forward
 
     def project(hidden: torch.Tensor) -> torch.Tensor:

@@ -26,10 +26,11 @@ def nll_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, targets.reshape(-1), ignore_index=IGNORED, reduction="sum")
 
 
-def micro_batch_weight(targets_in_step: torch.Tensor, batch: BatchPlan) -> torch.Tensor:
+def micro_batch_weight(targets_in_step: torch.Tensor, batch: BatchPlan, parts: int = 1) -> torch.Tensor:
     """Factor on `nll_sum` of one micro-batch, a float32 scalar; `targets_in_step` is an int64 scalar, over all ranks.
 
     DeepSpeed divides the loss of a micro-batch by the accumulation steps and averages gradients over data-parallel
-    ranks; this factor turns that mean of micro-batches into the mean over the step's real tokens.
+    ranks, and over the `parts` into which sequence parallelism cuts windows; this factor turns that mean of micro-batches into
+    the mean over the step's real tokens.
     """
-    return batch.gradient_accumulation_steps * batch.data_parallel_size / targets_in_step.clamp(min=1)
+    return batch.gradient_accumulation_steps * batch.data_parallel_size * parts / targets_in_step.clamp(min=1)

@@ -80,14 +80,16 @@ def test_taking_a_folder_makes_the_step_in_common_its_newest(tmp_path):
     save(tmp_path, 40)
     (tmp_path / CHECKPOINTS / f"{PARTIAL_PREFIX}step-00000030").mkdir()
     assert steps_on_disk(tmp_path) == {"named": [10, 40], "whole": [20]}
-    run_folder.take(tmp_path, RECORD, "ab12", 20).close()
+    run_folder.take(tmp_path, RECORD, "ab12").close()
+    assert steps_on_disk(tmp_path) == {"named": [10, 40], "whole": [20]}
+    run_folder.make_newest(tmp_path, 20)
     assert steps_on_disk(tmp_path) == {"named": [10, 20], "whole": []}
     assert (tmp_path / CHECKPOINTS / "incomplete-step-00000040" / STATE_FILE).is_file()
     assert run_folder.holder(tmp_path) == "ab12"
 
 
 def test_one_process_has_one_disk(tmp_path):
-    disk, lock = disks.take(Meeting(Process(0, 1, 0, 1)), tmp_path / "run", RECORD, None)
+    disk, lock = disks.take(Meeting(Process(0, 1, 0, 1)), tmp_path / "run", RECORD)
     assert disk == Disk(0, (0,), True) == Disk.of_all(1)
     with pytest.raises(run_folder.RunFolderError, match=r"in use by process \d+ on \S+, job \w+\."):
         run_folder.take(tmp_path / "run", RECORD)

@@ -103,12 +103,23 @@ def test_auto_that_nothing_decides_is_refused_by_name(dotted):
 
 @pytest.mark.parametrize("key", sorted(ds_config.REFUSED))
 def test_what_would_break_a_promise_is_refused_unless_off(key):
-    on, off = {"sequence_parallel_size": (2, 1), "tensor_parallel": ({"autotp_size": 2}, None)}.get(
-        key, ({"enabled": True}, {"enabled": False})
+    assert f"deepspeed.{key}: {ds_config.REFUSED[key]}. Remove the key." in refusal({key: {"enabled": True}})
+    assert derive({key: {"enabled": False}})[key] == {"enabled": False}
+
+
+def test_slices_and_parts_have_their_home_in_the_run_file():
+    sliced = {"parallel": {"zero_stage": 1, "tensor": 2, "sequence": 2}}
+    assert derive({}, **sliced) == {**derive({}), "tensor_parallel": {"autotp_size": 2}}  # DeepSpeed isn't told of parts
+    given_too = {"tensor_parallel": {"autotp_size": "auto"}, "sequence_parallel_size": 2}
+    assert derive(given_too, **sliced) == derive({}, **sliced)
+    assert derive({"tensor_parallel": {"autotp_size": 1}, "sequence_parallel_size": "auto"}) == derive({})
+    assert "deepspeed.tensor_parallel.autotp_size is 4, but parallel.tensor makes it 2" in refusal(
+        {"tensor_parallel": {"autotp_size": 4}}, **sliced
     )
-    assert f"deepspeed.{key}: {ds_config.REFUSED[key]}. Remove the key." in refusal({key: on})
-    if off is not None:  # tensor_parallel has no switch
-        assert derive({key: off})[key] == off
+    assert "deepspeed.sequence_parallel_size is 4, but parallel.sequence makes it 1" in refusal({"sequence_parallel_size": 4})
+    assert "deepspeed.tensor_parallel.preset_model: what is cut is Hugging Face's plan" in refusal(
+        {"tensor_parallel": {"preset_model": "llama"}}
+    )
 
 
 @pytest.mark.parametrize("key", sorted(ds_config.ELSEWHERE))

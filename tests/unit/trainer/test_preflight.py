@@ -55,6 +55,32 @@ def test_a_good_run_file_is_decided_and_writes_nothing(run):
     assert not run.folder.exists()
 
 
+def test_ranks_that_share_a_window_are_one_in_the_batch(run):
+    run.config["parallel"] = {"zero_stage": 2, "tensor": 2, "sequence": 2}
+    plan = run.prepare(world_size=8)
+    assert (plan.batch.data_parallel_size, plan.batch.windows_per_step, plan.ds_config["train_batch_size"]) == (2, 16, 16)
+    assert "8 = 1 pipeline stages x 2 data parallel x 2 parts of a window x 2 slices of a matrix, ZeRO-2" in plan.describe()
+    assert {"tensor": 2, "sequence": 2}.items() <= plan.record["identity"].items()
+
+
+def test_a_run_in_parts_is_not_continued_otherwise(run):
+    run.config["parallel"] = {"sequence": 2}
+    plan = run.prepare(world_size=4)
+    run_folder.take(plan.folder, plan.record).close()
+    run.config["parallel"] = {"tensor": 2}
+    run.refused("sequence: 2 in the run folder, absent in this run file", "tensor: absent", world_size=4)
+
+
+def test_what_cannot_be_split_is_refused_before_the_start(run):
+    run.config["parallel"] = {"sequence": 8}
+    run.refused("4 attention heads cannot be shared by 8 ranks", world_size=8)
+    run.config["data"]["curriculum"] = [{"from_tokens": 0, "sequence_length": 2}]
+    run.config["parallel"] = {"sequence": 4}
+    run.refused("windows of 2 tokens cannot be cut into 4 equal parts. Set the length to 4", world_size=4)
+    run.config["parallel"] = {"tensor": 4}
+    run.refused("4 heads and 2 key heads cannot be cut into 4 slices", world_size=4)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_effective_config_is_a_run_file_of_the_same_run(run, family):
     run.config["model"] = {"config": {**FAMILIES[family], "vocab_size": "auto"}}
@@ -289,12 +315,12 @@ def test_a_folder_in_use_is_refused_and_free_again_after(run):
     run_folder.take(plan.folder, plan.record).close()
 
 
-def test_taking_a_folder_clears_what_a_killed_save_left(run):
+def test_going_on_clears_what_a_killed_save_left(run):
     checkpoint = start(run, 7)
     partial = checkpoint.with_name(run_folder.PARTIAL_PREFIX + "step-00000008")
     partial.mkdir()
     (checkpoint.parent / "step-00000009").mkdir()  # without state.json: not a checkpoint
     plan = run.prepare()
-    run_folder.take(plan.folder, plan.record).close()
+    run_folder.make_newest(plan.folder, plan.start.step)
     assert not partial.exists()
     assert run_folder.checkpoints_in(checkpoint.parent) == [checkpoint]

@@ -1,0 +1,48 @@
+"""Slices of matrices and parts of windows give the curve of one process; their runs resume, and export what they trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from data_prep.shards import TokenShards, Windows
+from tests import launch
+from trainer.data.loader import read_windows
+from trainer.export import export
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.model.loss import nll_sum
+
+
+@pytest.mark.launcher
+def test_one_curve_resumed_and_exported(tmp_path):
+    table = tmp_path / "table.json"
+    options = ("--telling", "--folder", str(tmp_path), "--output", str(table))
+    done = launch.run(2, "bench/parity_tensor_sequence.py", *options)
+    assert done.returncode == 0 and table.is_file(), done.stdout[-3000:] + done.stderr[-3000:]
+    rows = json.loads(table.read_text())
+    assert [row for row in rows if not row["good"]] == []
+    ways = {row["way"].split(",")[0] for row in rows}
+    assert ways >= {f"{axis} 2 x ZeRO-{stage}" for axis in ("tensor", "sequence") for stage in range(4)}
+    assert any("sequence_length 32768" in row["way"] for row in rows)
+    exported = [Path(row["run"]) for row in rows if row["resumes"] or "ZeRO-0" in row["way"] or "bf16" in row["way"]]
+    assert len(exported) == 7
+    for run in exported:
+        check_export(run, tmp_path / "validation")
+
+
+def check_export(run: Path, validation: Path) -> None:
+    """The exported folder, loaded as any user would, has the validation loss that the run logged."""
+    facts = export(run, run / "export")
+    assert "matched within" in facts["probe"]
+    model = AutoModelForCausalLM.from_pretrained(run / "export").eval()
+    windows = Windows(TokenShards.open(validation), 32)
+    batch = read_windows(windows, np.arange(len(windows)))
+    with torch.no_grad():
+        loss = nll_sum(model(input_ids=batch.inputs).logits, batch.targets).item() / (batch.targets >= 0).sum().item()
+    logged = [row["validation_loss"] for row in read_metrics(run / METRICS_FILE) if "validation_loss" in row][-1]
+    assert loss == pytest.approx(logged, rel=1e-5 if model.dtype == torch.float32 else 1e-3)
