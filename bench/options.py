@@ -112,8 +112,7 @@ class Job:
         dist.barrier()
         plan = prepare(file, [], self.process.world_size)
         dist.barrier()
-        step = plan.start.step if plan.resume_from else None
-        lock = run_folder.take(plan.folder, plan.record, step=step) if self.process.is_first else None
+        lock = run_folder.take(plan.folder, plan.record) if self.process.is_first else None
         dist.barrier()
         with open(os.devnull, "w") as silence, redirect_stdout(silence):
             train(plan, self.process, self.device, Disk.of_all(self.process.world_size))

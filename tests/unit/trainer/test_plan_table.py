@@ -85,5 +85,4 @@ def test_the_plan_of_a_run_names_the_layers_as_hugging_face_does(tmp_path):
         "2     1: h 2-3, ln_f, lm_head   0-1 of 4                  0 of 2: optimizer states",
         "3     1: h 2-3, ln_f, lm_head   2-3 of 4                  1 of 2: optimizer states",
     ]
-    plan.config.parallel.pipeline_partition = "cost"
-    assert "by their measured cost" in plan.table()
+    assert "by their measured cost" in prepare(file, ["parallel.pipeline_partition=cost"], 4).table()
