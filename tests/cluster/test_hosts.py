@@ -17,6 +17,8 @@ from tests import launch
 from tests.cluster.hosts import Hosts, hosts, obstacle
 from tests.corpora import write_shards
 from tests.models import run_file
+from trainer.checkpoint import CheckpointError
+from trainer.export import export
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.run_folder import CHECKPOINTS, LOCK_FILE, STATE_FILE
 
@@ -129,13 +131,11 @@ def test_uneven_hosts_without_a_shared_disk_killed_and_resumed(cluster, curve):
     assert "resumes" in said and "step 3/4" in said and "step 2/4" not in said
     assert same(losses(run[0]), curve), said[-2000:]
     assert not run[2].exists()
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", "export", str(run[0])],
-        cwd=launch.ROOT, env=launch.environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2 and "has the files of ranks 0-1 of 3 alone" in done.stderr, done.stderr
-    shutil.copytree(run[1] / CHECKPOINTS, run[0] / CHECKPOINTS, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_FILE))
-    subprocess.run([*done.args], cwd=launch.ROOT, env=launch.environment(), check=True, capture_output=True)
+    parts = [folder / CHECKPOINTS for folder in run[:2]]
+    with pytest.raises(CheckpointError, match="has the files of ranks 0-1 of 3 alone"):
+        export(run[0], cluster.folder / "export")
+    shutil.copytree(parts[1], parts[0], dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_FILE))
+    assert "matched within" in export(run[0], cluster.folder / "export")["probe"]
 
 
 def test_stages_and_replicas_across_hosts(cluster, curve):
