@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "HF Trainer": {"checkpointing": False},
     "HF Trainer, gradient checkpointing": {"checkpointing": True},
 }
+FORK = multiprocessing.get_context("fork")
 STEP = 512
 """`longest` tells windows apart by this many tokens."""
 
@@ -110,7 +113,6 @@ def point(name: str, window: int, gigabytes: float | None) -> dict[str, Any]:
     """Two figures of a step in this very process: bytes beyond the imports, and seconds."""
     import torch
 
-    _import_everything()
     way = WAYS[name]
     before = _resident()
     if gigabytes is not None and not _on_gpu():
@@ -126,8 +128,35 @@ def point(name: str, window: int, gigabytes: float | None) -> dict[str, Any]:
     return {"way": name, "window": window, "bytes": taken, "seconds": seconds}
 
 
+def measure(name: str, window: int, gigabytes: float | None = None) -> dict[str, Any] | None:
+    """`point` in a process of its own, a copy of this one; None when the memory doesn't suffice."""
+    receive, send = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_child, args=(send, name, window, gigabytes))
+    process.start()
+    send.close()
+    try:
+        row, error = receive.recv()
+    except EOFError:  # C++ code that gets no memory may abort
+        row, error = None, "bad_alloc" if gigabytes is not None else "the process died"
+    process.join()
+    if row is None and not any(sign in error for sign in ("allocate memory", "bad_alloc", "MemoryError", "OutOfMemoryError")):
+        raise RuntimeError(f"{name}, {window} tokens: {error}")
+    return row
+
+
+def _child(send: Any, name: str, window: int, gigabytes: float | None) -> None:
+    try:
+        with open(os.devnull, "w") as silence, redirect_stdout(silence), redirect_stderr(silence):
+            row, error = point(name, window, gigabytes), ""
+    except (RuntimeError, MemoryError, OSError) as failure:
+        row, error = None, f"{type(failure).__name__}: {failure}"
+    send.send((row, error))
+    os._exit(0)  # DeepSpeed's own clean-up has nothing to clean
+
+
 def _import_everything() -> None:
-    """What both sides import, so that it is in no figure."""
+    """What both sides import, before the processes that are measured."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     import deepspeed
     import transformers
 
@@ -158,22 +187,6 @@ def _private() -> int:
 def _status(key: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) * 1024
-
-
-def measure(name: str, window: int, gigabytes: float | None = None) -> dict[str, Any] | None:
-    """`point` in a fresh process; None when the memory doesn't suffice."""
-    line = [sys.executable, __file__, "point", "--way", name, "--windows", str(window)]
-    line += ["--gigabytes", str(gigabytes)] if gigabytes is not None else []
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MALLOC_ARENA_MAX": "2"}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    errors = done.stderr
-    if any(
-        sign in errors for sign in ("can't allocate memory", "bad_alloc", "MemoryError", "OutOfMemoryError", "Cannot allocate")
-    ):
-        return None
-    raise RuntimeError(f"{name}, {window}: exit code {done.returncode}\n{errors[-3000:]}")
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -303,11 +316,11 @@ def _plot(rows: list[dict[str, Any]], file: Path) -> None:
 def main() -> int:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "longest", "loss", "point", "loss-point"))
+    parser.add_argument("what", choices=("memory", "longest", "loss", "loss-point"))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--windows", type=int, nargs="+", default=[1024 * 2**n for n in range(6)])
     parser.add_argument("--ceiling", type=float, default=5, help="gigabytes beyond which `memory` does not go")
-    parser.add_argument("--gigabytes", type=float, help="of `longest`", default=None)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="of `longest`")
     parser.add_argument("--at-most", type=int, default=131_072, help="tokens beyond which `longest` does not go")
     parser.add_argument("--tokens", type=int, default=8192, help="of `loss`")
     parser.add_argument("--plot", type=Path)
@@ -315,14 +328,10 @@ def main() -> int:
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--precision", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.what == "point":
-        print(json.dumps(point(options.way, options.windows[0], options.gigabytes)))
-        return 0
     if options.what == "loss-point":
         print(json.dumps(loss_point(options.way, options.precision, options.windows[0])))
         return 0
-    if options.what == "longest" and options.gigabytes is None:
-        options.gigabytes = 2.0
+    _import_everything()
     rows = {"memory": memory, "longest": longest, "loss": loss}[options.what](options)
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1))

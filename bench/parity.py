@@ -4,9 +4,9 @@
     deepspeed --num_accelerators 4 bench/parity.py --steps 10 --ways ZeRO-3 "2 stages"         # 2 stages x 2 data ranks
 
 On the ranks it is started with, through the trainer's own loop: ZeRO 0, 1, 2, 3 and two pipeline stages for GPT-2, GPT-NeoX
-and Llama, with tied and untied embeddings; ZeRO-3 and two stages for the other families of tests/models.py. Then, on the first
-rank, a loop in plain PyTorch over the stock model, always in fp32, with all logits at once; the others make them by chunks.
-Prints the largest relative difference of each curve from the plain one.
+and Llama, with tied and untied embeddings; ZeRO-3 and two stages for the other families of tests/models.py; logits are made
+by chunks of tokens. Then, on the first rank, a loop in plain PyTorch over the stock model, always in fp32, with all logits at
+once. Prints the largest relative difference of each curve from the plain one.
 """
 
 from __future__ import annotations
