@@ -122,6 +122,15 @@ def test_slices_and_parts_have_their_home_in_the_run_file():
     )
 
 
+@pytest.mark.parametrize("mode", ["bf16", "fp16"])
+def test_slices_without_zero_would_be_clipped_by_one_of_them(mode):
+    section = {mode: {"enabled": True}}
+    said = refusal(section, parallel={"zero_stage": 0, "tensor": 2})
+    assert f"parallel.tensor 2 with parallel.zero_stage 0 in {mode}" in said and "Set parallel.zero_stage to 1" in said
+    assert derive(section, parallel={"zero_stage": 1, "tensor": 2})["tensor_parallel"] == {"autotp_size": 2}
+    assert derive({}, parallel={"zero_stage": 0, "tensor": 2})["tensor_parallel"] == {"autotp_size": 2}
+
+
 @pytest.mark.parametrize("key", sorted(ds_config.ELSEWHERE))
 def test_what_a_section_of_the_run_file_does_is_refused_unless_empty(key):
     full = {"type": "T", "params": {"lr": 1}} if key in ("optimizer", "scheduler") else {"enabled": True}
