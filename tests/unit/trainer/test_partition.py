@@ -51,6 +51,7 @@ def test_costs_are_measured_for_every_layer_and_the_head_counts(tied):
         ),
         hf_config=build.load_config(wide, 300, 0, 64),
         batch=SimpleNamespace(micro_batch_size=4, sequence_length=64),
+        whole_logits=None,
     )
     seconds = partition.measured(plan, pipeline_loss, torch.float32, torch.device("cpu"))
     kinds = [type(layer).__name__ for layer in layers.row(build.skeleton(plan.hf_config))]
