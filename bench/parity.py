@@ -4,9 +4,10 @@
     deepspeed --num_accelerators 4 bench/parity.py --steps 10 --ways ZeRO-3 "2 stages"         # 2 stages x 2 data ranks
 
 On the ranks it is started with, through the trainer's own loop: ZeRO 0, 1, 2, 3 and two pipeline stages for GPT-2, GPT-NeoX
-and Llama, with tied and untied embeddings; ZeRO-3 and two stages for the other families of tests/models.py; logits are made
-by chunks of tokens. Then, on the first rank, a loop in plain PyTorch over the stock model, always in fp32, with all logits at
-once. Prints the largest relative difference of each curve from the plain one.
+and Llama, with tied and untied embeddings; ZeRO-3 and two stages for the other families of tests/models.py. Then, on the first
+rank, a loop in plain PyTorch over the stock model, always in fp32, with all logits at once; the others make them by chunks.
+Prints the largest relative difference of each curve from the plain one; and exports what the two stages have trained, which
+compares logits and loss.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -32,6 +34,7 @@ from tests.corpora import write_shards
 from tests.models import EAGER, FAMILIES, MORE_FAMILIES, run_file
 from trainer.disks import Disk
 from trainer.engine import process_group
+from trainer.export import export
 from trainer.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
 from trainer.metrics import METRICS_FILE, read_metrics
@@ -39,21 +42,30 @@ from trainer.model import build, fused_loss
 from trainer.preflight import RunPlan, prepare
 from trainer.train import train
 
-WAYS = {
-    "ZeRO-0": {"zero_stage": 0},
-    "ZeRO-1": {"zero_stage": 1},
-    "ZeRO-2": {"zero_stage": 2},
-    "ZeRO-3": {"zero_stage": 3},
-    "2 stages": {"zero_stage": 0, "pipeline_stages": 2},
-    "2 stages + ZeRO-1": {"zero_stage": 1, "pipeline_stages": 2},
-}
-FOR_ALL = ("ZeRO-3", "2 stages")
-"""Ways of the families beyond the first three."""
 CHUNK = 24
 """Tokens whose logits are made at a time: several chunks in a micro-batch of 64."""
 CONFIGS = {**FAMILIES, **MORE_FAMILIES}
 Model = tuple[str, bool]
 """A family, and whether its head is tied to the embedding."""
+WAYS: dict[str, tuple[dict[str, Any], bool | int | str]] = {
+    "ZeRO-0": ({"zero_stage": 0}, False),
+    "ZeRO-1": ({"zero_stage": 1}, False),
+    "ZeRO-2": ({"zero_stage": 2}, False),
+    "ZeRO-3": ({"zero_stage": 3}, False),
+    "ZeRO-2, half recomputed": ({"zero_stage": 2}, 2),
+    "ZeRO-3, selective": ({"zero_stage": 3}, "selective"),
+    "2 stages": ({"zero_stage": 0, "pipeline_stages": 2}, False),
+    "2 stages + ZeRO-1": ({"zero_stage": 1, "pipeline_stages": 2}, False),
+    "2 stages by cost, half recomputed": ({"zero_stage": 0, "pipeline_stages": 2, "pipeline_partition": "cost"}, 2),
+    "2 stages + ZeRO-1, selective": ({"zero_stage": 1, "pipeline_stages": 2, "pipeline_partition": "uniform"}, "selective"),
+}
+"""parallel, model.activation_checkpointing."""
+FOR_ALL = ("ZeRO-3", "2 stages")
+"""Ways of the families beyond the first three."""
+EXPORTED = "2 stages"
+"""The way whose models are exported: ExportError where that gives another model."""
+RECOMPUTED: Model = ("llama", False)
+"""The model that is also trained with activation checkpointing."""
 QUICK: list[Model] = [
     ("gpt2", True),
     ("gpt_neox", False),
@@ -79,9 +91,11 @@ def models(families: list[str], quick: bool) -> list[Model]:
     return [(name, tied) for name in families if name in FAMILIES for tied in (True, False)] + rest
 
 
-def ways(family: str, chosen: list[str]) -> list[str]:
-    """In which ways a family is trained."""
-    return [way for way in chosen if family in FAMILIES or way in FOR_ALL]
+def ways(model: Model, chosen: list[str]) -> list[str]:
+    """In which ways a model is trained."""
+    if model == RECOMPUTED:
+        return chosen
+    return [way for way in chosen if way in FOR_ALL or (model[0] in FAMILIES and not WAYS[way][1])]
 
 
 def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
@@ -145,11 +159,13 @@ def shared_folder(first: bool) -> Path:
 
 
 def prepare_everywhere(
-    folder: Path, family: str, tied: bool, parallel: dict[str, int], steps: int, precision: str, process: Process
+    folder: Path, family: str, tied: bool, way: str, steps: int, precision: str, process: Process
 ) -> RunPlan:
     """The plan of one variant's run, on every rank."""
-    name = f"{family}-{tied}-" + "-".join(map(str, parallel.values()))
+    parallel, recomputed = WAYS[way]
+    name = f"{family}-{tied}-{way}"
     model = {"config": {**CONFIGS[family], "vocab_size": "auto", "tie_word_embeddings": tied}}
+    model["activation_checkpointing"] = recomputed
     model["attention"] = "eager" if family in EAGER else "sdpa"
     schedule = {"total_tokens": steps * 512, "warmup_tokens": 1024}
     config = run_file(folder / name, folder / "train", model=model, parallel=parallel, schedule=schedule)
@@ -181,17 +197,19 @@ def main() -> int:
     logging.disable(logging.WARNING)
     fused_loss.chunk_tokens = lambda *_: CHUNK
     chosen = models(options.families, options.quick)
-    curves, plans = {}, {}
+    curves, plans, staged = {}, {}, []
     with process_group(process) as device:
         folder = shared_folder(process.is_first)
         # the pipelines last: DeepSpeed keeps their topology in a global that its ZeRO engine then trips over
-        pairs = ((way, *model) for way in options.ways for model in chosen if way in ways(model[0], options.ways))
+        pairs = ((way, *model) for way in options.ways for model in chosen if way in ways(model, options.ways))
         for way, family, tied in pairs:
-            plan = prepare_everywhere(folder, family, tied, WAYS[way], options.steps, options.precision, process)
+            plan = prepare_everywhere(folder, family, tied, way, options.steps, options.precision, process)
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
                 train(plan, process, device, Disk.of_all(process.world_size))
             curves[family, tied, way] = read_metrics(plan.folder / METRICS_FILE) if process.is_first else []
             plans[family, tied] = plan
+            if way == EXPORTED:
+                staged.append(plan)
     if not process.is_first:
         return 0
 
@@ -199,14 +217,16 @@ def main() -> int:
     suffix = f" on {process.world_size} ranks"
     for family, tied in chosen:
         plain = plain_loop(plans[family, tied])
-        for way in ways(family, options.ways):
+        for way in ways((family, tied), options.ways):
             logged = [(row["loss"], row["grad_norm"]) for row in curves[family, tied, way]]
             losses, norms = (
                 largest_difference(*pair) for pair in zip(zip(*logged, strict=True), zip(*plain, strict=True), strict=True)
             )
             rows.append({"family": family, "tied": tied, "way": way, "loss": losses, "grad_norm": norms})
-            name = f"{family:<12} {'tied' if tied else 'untied':<7} {way + suffix:<25}"
+            name = f"{family:<12} {'tied' if tied else 'untied':<7} {way + suffix:<44}"
             print(f"{name} loss {losses:.1e}  grad norm {norms:.1e}", flush=True)
+    for plan in staged:
+        print(f"{plan.folder.name}: {export(plan.folder, plan.folder / 'export')['probe']}", flush=True)
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1))
     worst = max(row["loss"] for row in rows)

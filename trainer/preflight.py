@@ -100,6 +100,10 @@ class RunPlan:
         parallel, section = self.topology, self.config
         layers = self.hf_config.num_hidden_layers
         yield "model", f"{self.hf_config.model_type}, {layers} layers, vocabulary {self.hf_config.vocab_size:,}"
+        if (coefficient := getattr(self.hf_config, "router_aux_loss_coef", None)) is not None:
+            counts = getattr(self.hf_config, "output_router_logits", False)
+            off = "without auxiliary loss, as output_router_logits is false in model.config"
+            yield "experts", f"with their auxiliary loss times {coefficient}" if counts else off
         for line in self.corpus.describe(self.total_tokens):
             yield "data", line
         for tokens, length in self.corpus.lengths[bool(self.corpus.lengths[0][1] == self.batch.sequence_length) :]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch import nn
 
 from trainer.model import build, layers, recompute
 from trainer.model.layers import Block, Carried, Head, Layer, Output, State
@@ -142,9 +143,15 @@ def measured(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) ->
             run = functools.partial(layer.tied, row[0]) if isinstance(layer, Head) and layer.stock.tied else layer
             seconds[key], after = _seconds(run, state, loss if isinstance(layer, Head) else None)
             state = after if after is not None else state
-            layer.to("meta")
+            _release(layer)
         costs.append(seconds[key])
     return costs
+
+
+def _release(layer: Layer) -> None:
+    for owner in layer.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            setattr(owner, name, nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad))
 
 
 def _seconds(run: Callable[[Carried], Output], state: State, loss: Loss | None) -> tuple[float, State | None]:

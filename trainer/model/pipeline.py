@@ -111,8 +111,9 @@ def _apart(carried: Carried, experts: int) -> Carried:
     state = layers.unpack(carried)
     width, ratio = state.hidden.size(2), 4 // state.hidden.element_size()
     rows = -(-2 * experts * ratio // width)
-    hidden, extra = state.hidden[:, :-rows], state.hidden[0, -rows:]
-    routing = _Bits.apply(extra.flatten()[: 2 * experts * ratio], torch.float32)
+    # split, whose gradient is joined again: that of two slices is added up, and sums don't keep bits
+    hidden, extra = state.hidden.split([state.hidden.size(1) - rows, rows], dim=1)
+    routing = _Bits.apply(extra[0].flatten()[: 2 * experts * ratio], torch.float32)
     return layers.State(hidden, state.positions, routing.view(2, experts)).pack()
 
 

@@ -1,0 +1,80 @@
+"""Stages of equal size, and routing on its way between them."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models import FAMILIES
+from trainer.engine import pipeline_loss
+from trainer.model import build, layers, partition
+from trainer.model.pipeline import _apart, _joined
+
+costs = st.lists(st.one_of(st.just(0.0), st.floats(0.01, 100)), min_size=1, max_size=8)
+
+
+@given(costs, st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_largest_stage_is_as_small_as_can_be(weights, data):
+    stages = data.draw(st.integers(1, len(weights)))
+    bounds = partition.balanced(weights, stages)
+    assert bounds[0] == 0 and bounds[-1] == len(weights) and sorted(set(bounds)) == bounds and len(bounds) == stages + 1
+
+    def largest(cuts):
+        return max(sum(weights[a:b]) for a, b in itertools.pairwise(cuts))
+
+    every = [(0, *cuts, len(weights)) for cuts in itertools.combinations(range(1, len(weights)), stages - 1)]
+    assert largest(bounds) == pytest.approx(min(map(largest, every)))
+
+
+def test_uniform_stages_have_blocks_each():
+    assert partition.balanced([0, 0, 1, 1, 1, 1, 1, 0, 0], 4) in (
+        [0, 3, 4, 5, 9],
+        [0, 3, 4, 6, 9],
+        [0, 3, 5, 6, 9],
+        [0, 4, 5, 6, 9],
+    )
+    assert partition.balanced([0, 0, 1, 1, 1, 1, 0, 0], 2) == [0, 4, 8]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_costs_are_measured_for_every_layer_and_the_head_counts(tied):
+    wide = {**FAMILIES["llama"], "vocab_size": 8192, "tie_word_embeddings": tied}
+    plan = SimpleNamespace(
+        config=SimpleNamespace(
+            model=SimpleNamespace(attention="sdpa", activation_checkpointing=False), run=SimpleNamespace(seed=1)
+        ),
+        hf_config=build.load_config(wide, 300, 0, 64),
+        batch=SimpleNamespace(micro_batch_size=4, sequence_length=64),
+        whole_logits=None,
+    )
+    seconds = partition.measured(plan, pipeline_loss, torch.float32, torch.device("cpu"))
+    kinds = [type(layer).__name__ for layer in layers.row(build.skeleton(plan.hf_config))]
+    assert kinds == ["TokenEmbedding", "Before", *["Block"] * 4, "After", "Head"] and len(seconds) == len(kinds)
+    assert len(set(seconds[2:6])) == 1 and min(seconds) > 0
+    assert seconds[-1] > seconds[2]  # 8192 logits of each token cost more than a block of width 64
+    assert (
+        partition.balanced(seconds, 2)[1]
+        > partition.balanced(partition.uniform(layers.row(build.skeleton(plan.hf_config))), 2)[1]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("experts", [3, 8, 60])
+def test_routing_travels_in_the_hidden_states_bit_by_bit(dtype, experts):
+    hidden = torch.randn(2, 5, 16).to(dtype).requires_grad_()
+    routing = torch.randn(2, experts).requires_grad_()
+    positions = torch.arange(5).repeat(2, 1)
+    sent = _joined((hidden, positions, routing))
+    arrived = sent[0].detach().requires_grad_(), sent[1]
+    got = layers.unpack(_apart(arrived, experts))
+    assert torch.equal(got.hidden, hidden) and torch.equal(got.routing, routing) and torch.equal(got.positions, positions)
+    of_hidden, of_routing = torch.randn_like(hidden), torch.randn_like(routing)
+    torch.autograd.backward([got.hidden, got.routing], [of_hidden, of_routing])
+    sent[0].backward(arrived[0].grad)
+    assert torch.equal(hidden.grad, of_hidden) and torch.equal(routing.grad, of_routing)
