@@ -24,6 +24,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from trainer.model import layers, pipeline_probe
 from trainer.model.families import WITHOUT_PLAN
 
+UNSET = {
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 8},
+    "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "ministral": {"head_dim": 16},
+}
+"""Values without which a default configuration is none of a model."""
+
 
 def architectures() -> list[str]:
     """Model types that the pipeline may take apart."""
@@ -34,7 +41,7 @@ def architectures() -> list[str]:
 
 def compared(kind: str) -> str:
     """What comes of it."""
-    config = CONFIG_MAPPING[kind]()
+    config = CONFIG_MAPPING[kind](**UNSET.get(kind, {}))
     if hasattr(config, "output_router_logits"):
         config.output_router_logits = True
     attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
