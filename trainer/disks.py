@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer import run_folder
-from trainer.launch_env import places
+from trainer.launch_env import named_ranks, places
 
 if TYPE_CHECKING:
     from trainer.meeting import Meeting
@@ -30,6 +30,14 @@ class Disk:
     def of_all(cls, world_size: int) -> Disk:
         """One disk for all ranks."""
         return cls(0, tuple(range(world_size)), True)
+
+    def describe(self) -> list[str]:
+        """What a person should know of it."""
+        if self.shared:
+            return []
+        return [
+            f"disks       {named_ranks(list(self.ranks))} alone see this run folder: each disk has a part of each checkpoint"
+        ]
 
 
 def take(meeting: Meeting, folder: Path, record: dict) -> tuple[Disk, TextIO | None]:

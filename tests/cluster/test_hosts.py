@@ -121,6 +121,7 @@ def test_uneven_hosts_without_a_shared_disk_killed_and_resumed(cluster, curve):
     cluster.kill_jobs()
     job.wait()
     said = log.read_text()
+    assert "disks       ranks 0-1 alone see this run folder" in said
     assert "links       all-reduce of" in said and re.search(r"links       node1 to node0: .* [GM]B/s, \d+ us", said)
     saved = [folder / CHECKPOINTS / "step-00000002" for folder in run[:2]]
     assert [json.loads((path / STATE_FILE).read_text())["ranks"] for path in saved] == [[0, 1], [2]]

@@ -93,5 +93,6 @@ def test_one_process_has_one_disk(tmp_path):
     assert disk == Disk(0, (0,), True) == Disk.of_all(1)
     with pytest.raises(run_folder.RunFolderError, match=r"in use by process \d+ on \S+, job \w+\."):
         run_folder.take(tmp_path / "run", RECORD)
+    assert disk.describe() == [] and "ranks 0-1 alone see this run folder" in Disk(0, (0, 1), False).describe()[0]
     lock.close()
     assert run_folder.holder(tmp_path / "nowhere") is None
