@@ -97,7 +97,7 @@ def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
     if parallel.tensor > 1 and parallel.zero_stage == 0 and precision(result) != "fp32":
         raise ConfigError(
             f"parallel.tensor {parallel.tensor} with parallel.zero_stage 0 in {precision(result)}: DeepSpeed's optimizer "
-            f"without ZeRO would clip by the gradient of the first slice alone. Set parallel.zero_stage to 1 (or train in fp32)."
+            f"without ZeRO would clip by the gradient of the first slice alone. Set parallel.zero_stage to 1, or train in fp32."
         )
     _derive_key(result, "tensor_parallel.autotp_size", parallel.tensor, "parallel.tensor")
     _derive_key(result, "sequence_parallel_size", parallel.sequence, "parallel.sequence")

@@ -32,8 +32,8 @@ def check(ds_config: dict[str, Any], zero_stage: int, pipeline_stages: int) -> N
             )
         if where == "nvme":
             raise ConfigError(
-                f"{dotted} to a disk: what DeepSpeed 0.19 writes there cannot be resumed from: a run that is started again does "
-                f'not continue its curve. Set its device to "cpu".'
+                f"{dotted} to a disk: what DeepSpeed 0.19 writes there cannot be resumed from: a run that is started again "
+                f'does not continue its curve. Set its device to "cpu".'
             )
         if zero_stage < 3 and key == "offload_param":
             raise ConfigError(
