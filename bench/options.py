@@ -39,8 +39,6 @@ from trainer.preflight import prepare
 from trainer.train import train
 
 STEP_TOKENS, STEPS = 512, 8
-DISK = "DISK"
-"""Stands for a folder on a disk in the ways."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Way:
     tolerance: float = 1e-5
 
 
-CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": DISK}
+CPU = {"device": "cpu"}
 COMPILE = {"compile": True}
 FP16 = {"enabled": True, "initial_scale_power": 12}
 TOO_LARGE = {"enabled": True, "initial_scale_power": 24, "hysteresis": 1}
@@ -67,9 +65,6 @@ WAYS = {
     "ZeRO-3 optimizer cpu": Way(ZERO3, {"offload_optimizer": CPU}),
     "ZeRO-3 parameters cpu": Way(ZERO3, {"offload_param": CPU}),
     "ZeRO-3 both cpu": Way(ZERO3, {"offload_optimizer": CPU, "offload_param": CPU}),
-    "ZeRO-3 optimizer nvme": Way(ZERO3, {"offload_optimizer": NVME}),
-    "ZeRO-3 optimizer nvme, parameters cpu": Way(ZERO3, {"offload_optimizer": NVME, "offload_param": CPU}),
-    "ZeRO-3 both nvme": Way(ZERO3, {"offload_optimizer": NVME, "offload_param": NVME | {"buffer_size": 10**6}}),
     "ZeRO-1 compile": Way(ZERO1, model=COMPILE),
     "ZeRO-3 compile": Way(ZERO3, model=COMPILE),
     "ZeRO-3 compile, checkpointing": Way(ZERO3, model=COMPILE | {"activation_checkpointing": True}),
@@ -91,8 +86,7 @@ class Job:
     def rows(self, name: str, way: Way, *ends: int) -> list[dict[str, Any]]:
         """The metrics of a run that ends, and is started again, after each of these numbers of steps."""
         family = {"config": {**FAMILIES["llama"], "vocab_size": "auto", "tie_word_embeddings": False}}
-        zero = json.loads(json.dumps(way.zero).replace(DISK, str(self.folder / "disk")))
-        deepspeed: dict[str, Any] = {"zero_optimization": zero}
+        deepspeed: dict[str, Any] = {"zero_optimization": way.zero}
         if way.fp16:
             deepspeed["fp16"] = way.fp16
         elif self.precision == "bf16":

@@ -54,8 +54,8 @@ class DeviceError(ValueError):
     """This machine's devices cannot run what is asked."""
 
 
-def check_devices(precision: str, ds_config: dict[str, Any]) -> None:
-    """Raise DeviceError when this machine cannot compute in "fp16" or "bf16", or not offload to disks."""
+def check_precision(precision: str) -> None:
+    """Raise DeviceError when the devices of this machine cannot compute in "fp16" or "bf16"."""
     accelerator = get_accelerator()
     supported = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
     if precision in supported and not supported[precision]():
@@ -64,17 +64,6 @@ def check_devices(precision: str, ds_config: dict[str, Any]) -> None:
             f"deepspeed.{precision}: {accelerator.device_name()} devices here cannot train in {precision}. They can in "
             f"{' or '.join(others)}: enable that key, or neither for fp32."
         )
-    if any(offload.device(ds_config, key) == "nvme" for key in offload.KEYS) and not _has_async_io():
-        raise DeviceError(
-            "offload to nvme needs libaio and its headers, from which DeepSpeed builds its async_io operator. Install them "
-            '(Debian, Ubuntu: apt-get install libaio-dev), or set the device to "cpu".'
-        )
-
-
-def _has_async_io() -> bool:
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    return AsyncIOBuilder().is_compatible(verbose=False)
 
 
 def init_distributed(process: Process) -> torch.device:

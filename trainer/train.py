@@ -18,10 +18,10 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 import torch
 
 from data_prep.shards import ShardError
-from trainer import agreement, checkpoint, compiled_ops, disks, evaluation, offload, run_folder
+from trainer import agreement, checkpoint, compiled_ops, disks, evaluation, run_folder
 from trainer.data.loader import Loader
 from trainer.disks import Disk
-from trainer.engine import build_engine, check_devices, device_name, device_type, process_group
+from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
 from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
 from trainer.meeting import Meeting, UnreachableError
@@ -79,8 +79,7 @@ def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPla
     process = meeting.process
     with meeting.together():
         plan = prepare(config, assignments, process.world_size)
-        check_devices(plan.precision, plan.ds_config)
-        offload.check_disks(plan.ds_config)
+        check_precision(plan.precision)
         if process.local_rank == 0:
             compiled_ops.check(plan.ds_config)
     hosts = agreement.check(meeting, plan, device_type())

@@ -18,9 +18,9 @@ def section(key: str, device: str, **more: Any) -> dict[str, Any]:
     ("key", "device", "stage", "stages", "words"),
     [
         ("offload_optimizer", "cpu", 0, 1, "Set zero_stage to 1, 2 or 3, or remove offload_optimizer."),
-        ("offload_optimizer", "nvme", 2, 1, 'parallel.zero_stage is 2. Set zero_stage to 3, or set its device to "cpu".'),
         ("offload_param", "cpu", 2, 1, "parallel.zero_stage is 2. Set zero_stage to 3, or remove offload_param."),
-        ("offload_optimizer", "nvme", 3, 1, 'needs "nvme_path"'),
+        ("offload_optimizer", "nvme", 3, 1, "cannot be resumed from"),
+        ("offload_param", "nvme", 3, 1, 'Set its device to "cpu".'),
         ("offload_optimizer", "cpu", 1, 2, "Remove offload_optimizer, or set pipeline_stages to 1 and zero_stage to 3"),
     ],
 )
@@ -33,17 +33,7 @@ def test_what_cannot_be_is_refused_with_the_way_out(key, device, stage, stages, 
 def test_what_works_passes():
     for stage in (1, 2, 3):
         offload.check(section("offload_optimizer", "cpu"), stage, 1)
-    offload.check(section("offload_param", "nvme", nvme_path="/disk"), 3, 1)
+    offload.check(section("offload_param", "cpu"), 3, 1)
     for stage in range(4):
         offload.check({}, stage, 4)
         offload.check({"zero_optimization": {"offload_optimizer": {"device": "none"}, "offload_param": None}}, stage, 2)
-
-
-def test_the_folder_is_made_or_its_absence_is_told(tmp_path):
-    offload.check_disks(section("offload_param", "nvme", nvme_path=str(tmp_path / "swap")))
-    assert (tmp_path / "swap").is_dir()
-    with pytest.raises(ConfigError, match=r"offload_param.nvme_path: .*absent/swap: No such file or directory"):
-        offload.check_disks(section("offload_param", "nvme", nvme_path=str(tmp_path / "absent" / "swap")))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="File exists"):
-        offload.check_disks(section("offload_optimizer", "nvme", nvme_path=str(tmp_path / "file")))
