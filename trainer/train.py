@@ -52,8 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
         return 2
     if process.is_first:
-        print("
-".join([plan.describe(), *disk.describe()]), flush=True)
+        print("\n".join([plan.describe(), *disk.describe()]), flush=True)
         if process.world_size > 1:
             print(plan.table(hosts), flush=True)
     if plan.start.step < plan.total_steps:
