@@ -32,6 +32,7 @@ from torch.nn import functional
 from data_prep.shards import TokenShards
 from tests.corpora import write_shards
 from tests.models import EAGER, FAMILIES, MORE_FAMILIES, run_file
+from trainer import run_folder
 from trainer.disks import Disk
 from trainer.engine import process_group
 from trainer.export import export
@@ -178,6 +179,8 @@ def prepare_everywhere(
     plan = prepare(file, [], process.world_size)
     dist.barrier()
     (plan.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if process.is_first:
+        run_folder.write_json(plan.folder / run_folder.RUN_FILE, plan.record)  # for the export
     return plan
 
 

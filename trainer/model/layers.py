@@ -69,11 +69,12 @@ class _StandIn:
 
 
 class _Reached(Exception):
-    """Ends a stock forward pass at the block in question."""
+    """Ends a stock forward pass where it calls a block, with what it passes: hidden states and other arguments."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__()
-        self.arguments, self.options = arguments, options
+        arguments = (options.pop("hidden_states"), *arguments) if "hidden_states" in options else arguments
+        (self.hidden, *self.others), self.options = arguments, options
 
 
 class _BaseOutput:
@@ -109,7 +110,7 @@ def _with(module: nn.Module, replaced: dict[str, Any]) -> nn.Module:
 
 
 class Stock:
-    """The stock forward passes of one model, run in parts. Holds no tensors of its own."""
+    """The stock forward passes of one model, run in parts."""
 
     def __init__(self, model: PreTrainedModel):
         self.model, self.parts = model, anatomy(model)
@@ -118,26 +119,55 @@ class Stock:
         self.maskless = document_mask.maskless(model)
         self.tied = f"{self.parts.head}.weight" in model.all_tied_weights_keys
         self.experts = routing.Experts.of(model)
+        self._last: tuple[Any, torch.Tensor | None, list[BlockCall]] | None = None
 
     def before(self, embedded: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
         """What the first block receives, from embedded tokens."""
-        return self._reach(0, embedded, positions, training, {}).hidden
+        try:
+            self._run([_StandIn(self.blocks[0], _stop), *self.blocks[1:]], embedded, positions, training, {})
+        except _Reached as call:
+            return call.hidden
+        raise AssertionError("the stock forward pass calls no block")
 
-    def arguments(self, index: int, hidden: torch.Tensor, positions: torch.Tensor | None) -> _BlockCall:
-        """What the stock code calls a block with. They may depend on the hidden states' shape, not on their values."""
-        states = hidden.detach()
-        with torch.no_grad():
-            return self._reach(index, states, positions, False, self._skipped(states))
+    def calls(self, hidden: torch.Tensor, positions: torch.Tensor | None) -> list[BlockCall]:
+        """What the stock code passes to each block beside hidden states, on whose shape it may depend, not on their values.
+
+        As in the stock model, all blocks of a micro-batch share masks and rotary embeddings; without documents, so do all
+        micro-batches of one shape.
+        """
+        key = (hidden.shape, hidden.dtype, hidden.device)
+        if self._last is None or self._last[0] != key or self._last[1] is not positions:
+            with torch.no_grad():
+                self._last = key, positions, self._recorded(hidden.detach(), positions)
+        return self._last[2]
+
+    def _recorded(self, states: torch.Tensor, positions: torch.Tensor | None) -> list[BlockCall]:
+        calls: list[BlockCall] = []
+
+        def record(*arguments: Any, **options: Any) -> torch.Tensor:
+            call = _Reached(*arguments, **options)
+            calls.append(BlockCall(tuple(call.others), call.options))
+            if len(calls) == len(self.blocks):
+                raise call
+            return states[None]  # see `after`
+
+        try:
+            self._run([_StandIn(block, record) for block in self.blocks], states, positions, False, self._skipped(states))
+        except _Reached:
+            return calls
+        raise AssertionError(f"the stock forward pass calls {len(calls)} of {len(self.blocks)} blocks")
 
     def after(self, hidden: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
         """What the head receives, from the last block's output."""
         states = hidden.detach()
         # With a leading axis of one, it serves stock code that takes a block's output, as well as code that takes the first of
         # a block's outputs.
-        blocks = [*self._passing(states, len(self.blocks) - 1), _StandIn(self.blocks[-1], lambda *_, **__: hidden[None])]
+        *earlier, last = self.blocks
+        blocks = [_StandIn(block, lambda *_, **__: states[None]) for block in earlier]
+        blocks.append(_StandIn(last, lambda *_, **__: hidden[None]))
         output = self._run(blocks, states, positions, training, self._skipped(states))
-        last = output.last_hidden_state
-        return last[0] if last.dim() > hidden.dim() else last
+        normed = output.last_hidden_state
+        return normed[0] if normed.dim() > hidden.dim() else normed
 
     def logits(self, hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The whole model's logits, from what `after` gave, with `head` in the place of the stock head's matrix product."""
@@ -147,16 +177,6 @@ class Stock:
         options = {"output_router_logits": False} if self.experts else {}
         return twin(inputs_embeds=hidden, use_cache=False, **options).logits
 
-    def _reach(
-        self, index: int, states: torch.Tensor, positions: torch.Tensor | None, training: bool, skipped: dict[str, Any]
-    ) -> _BlockCall:
-        blocks = [*self._passing(states, index), _StandIn(self.blocks[index], _stop), *self.blocks[index + 1 :]]
-        try:
-            self._run(blocks, states, positions, training, skipped)
-        except _Reached as call:
-            return _BlockCall.of(call)
-        raise AssertionError(f"the stock forward pass does not call block {index}")
-
     def _run(
         self, blocks: list[Any], states: torch.Tensor, positions: torch.Tensor | None, training: bool, replaced: dict[str, Any]
     ) -> Any:
@@ -165,28 +185,17 @@ class Stock:
         options = {} if positions is None else document_mask.position_arguments(twin, positions)
         return twin(inputs_embeds=states, use_cache=False, **options)
 
-    def _passing(self, states: torch.Tensor, count: int) -> list[_StandIn]:
-        return [_StandIn(block, lambda *_, **__: states[None]) for block in self.blocks[:count]]
-
     def _skipped(self, states: torch.Tensor) -> dict[str, Any]:
         """Stand-ins for the parts before the blocks that yield something of the right shape."""
         names = [name[len(self.parts.base) + 1 :] for name in self.parts.before]
         return {name: _StandIn(self.base.get_submodule(name), lambda *_, **__: states) for name in names}
 
 
-class _BlockCall(NamedTuple):
-    """The hidden states that stock code passes to a block, and its other arguments."""
+class BlockCall(NamedTuple):
+    """What stock code passes to a block beside hidden states."""
 
-    hidden: torch.Tensor
     others: tuple[Any, ...]
     options: dict[str, Any]
-
-    @classmethod
-    def of(cls, call: _Reached) -> _BlockCall:
-        options = dict(call.options)
-        if "hidden_states" in options:
-            return cls(options.pop("hidden_states"), call.arguments, options)
-        return cls(call.arguments[0], call.arguments[1:], options)
 
 
 class Layer(nn.Module):
@@ -232,14 +241,15 @@ class Block(Layer):
 
     def forward(self, carried: Carried) -> Carried:
         state = unpack(carried)
+        with self._documents(state.positions):
+            call = self.stock.calls(state.hidden, state.positions)[self.index]
         if self.recompute and self.training:
-            return State(*checkpoint(self._run, *state, use_reentrant=False, **self.recompute.options())).pack()
-        return self._run(*state).pack()
+            return State(*checkpoint(self._run, call, *state, use_reentrant=False, **self.recompute.options())).pack()
+        return self._run(call, *state).pack()
 
-    def _run(self, hidden: torch.Tensor, positions: torch.Tensor | None, routed: torch.Tensor | None) -> State:
+    def _run(self, call: BlockCall, hidden: torch.Tensor, positions: torch.Tensor | None, routed: torch.Tensor | None) -> State:
         # here and not around the step: other micro-batches pass before this one's activations are recomputed
         with self._documents(positions), routing.observed(self.block, self.stock.experts) as gates:
-            call = self.stock.arguments(self.index, hidden, positions)
             output = self.block(hidden, *call.others, **call.options)
         if gates:
             routed = self.stock.experts.add(routed, gates)

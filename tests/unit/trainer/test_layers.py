@@ -69,10 +69,8 @@ def test_documents_stay_apart_in_a_row_of_layers(kind):
 def test_what_differs_is_refused_with_numbers(monkeypatch):
     config = build.load_config({**ALL["gemma3_text"], "vocab_size": "auto"}, 300, 0, 32)
     pipeline_probe.check(config, "sdpa")
-    whole = layers.Stock.arguments
-    monkeypatch.setattr(
-        layers.Stock, "arguments", lambda self, index, *rest: whole(self, 0, *rest)
-    )  # each as the first: sliding
+    whole = layers.Stock.calls
+    monkeypatch.setattr(layers.Stock, "calls", lambda *those: whole(*those)[:1] * 4)  # each block as the first: sliding
     with pytest.raises(UnsupportedModelError, match=r'"gemma3_text" cannot run in pipeline stages: .* logits \d\.\de-\d+ and'):
         pipeline_probe.check(config, "sdpa")
 
