@@ -152,12 +152,9 @@ def moenda(work: Path, blended: bool) -> Callable:
         (batch,) = Loader(corpus, BatchSchedule(first), data_rank=0).step(0).micro_batches
         yield batch.inputs, batch.targets
         loader = Loader(corpus, BatchSchedule(plan), data_rank=0)
-        arrays = None
         for step in itertools.count():
-            found = loader.step(first.global_batch_tokens + step * plan.global_batch_tokens, arrays)
-            for batch in found.micro_batches:
+            for batch in loader.step(first.global_batch_tokens + step * plan.global_batch_tokens).micro_batches:
                 yield batch.inputs, batch.targets
-            arrays = found.arrays  # as Loader.steps uses them again, and the numpy.memmap loop its own
 
     return batches
 

@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,44 +189,40 @@ class TokenShards:
             raise IndexError(f"tokens {starts.min()} to {stops.max()} of {self.tokens}")
         if self.is_fetched and len(starts) > 1:
             self.prefetch(starts, sizes)
-        full = sizes > 0
-        starts, stops, sizes, places = starts[full], stops[full], sizes[full], places[full]
         first, width = self._index.first, self.dtype.itemsize
-        shards = np.searchsorted(first, starts, side="right") - 1
-        offsets = (starts - first[shards]) * width
+        shards = np.minimum(np.searchsorted(first, starts, side="right"), self.shard_count) - 1
         inside = stops <= first[shards + 1]
-        for index in set(shards[inside].tolist()):
-            mine = inside & (shards == index)
-            self._shard(index).blocks.check(offsets[mine], offsets[mine] + sizes[mine] * width)
-        ends = np.cumsum(sizes)
-        raw = np.empty(max(COPIED_TOGETHER, int(sizes.max(initial=0))), self.dtype)
-        done = 0
-        while done < len(sizes):
-            before = int(ends[done] - sizes[done])
-            stop = int(np.searchsorted(ends, before + len(raw), side="right"))
-            some = slice(done, stop)
-            self._read_spans(shards[some], offsets[some], starts[some], inside[some], (ends[some] - before) * width, raw)
-            _copy(raw[: ends[stop - 1] - before], out, sizes[some], places[some])
-            done = stop
+        in_a_row = bool((places[1:] == places[:-1] + sizes[:-1]).all())  # then many are copied to their places together
+        room = max(int(sizes.max()), COPIED_TOGETHER if in_a_row else 0)
+        raw = np.empty(room, self.dtype)
+        buffer, done, place = memoryview(raw).cast("B"), 0, int(places[0])
+        offsets = (starts - first[shards]) * width
+        whole = np.flatnonzero(inside & (sizes > 0))
+        readers = self._checked(shards[whole], offsets[whole], offsets[whole] + sizes[whole] * width)
+        columns = (shards, offsets, sizes, inside, starts, places)
+        for index, offset, size, one, start, wanted in zip(*(column.tolist() for column in columns), strict=True):
+            if done + size > room or not in_a_row:
+                out[place : place + done] = raw[:done]
+                done, place = 0, wanted
+            part = buffer[done * width : (done + size) * width]
+            if one and size:
+                readers[index](HEADER_BYTES + offset, part)
+            else:
+                self._read_raw(start, part)
+            done += size
+        out[place : place + done] = raw[:done]
 
-    def _read_spans(
-        self,
-        shards: np.ndarray,
-        offsets: np.ndarray,
-        starts: np.ndarray,
-        inside: np.ndarray,
-        ends: np.ndarray,
-        raw: np.ndarray,
-    ) -> None:
-        """Read spans of the stream into `raw`, in a row, up to the bytes `ends`. Those within a shard are checked."""
-        buffer, bounds = memoryview(raw).cast("B"), [0, *ends.tolist()]
-        parts = [buffer[start:stop] for start, stop in pairwise(bounds)]
+    def _checked(
+        self, shards: np.ndarray, starts: np.ndarray, stops: np.ndarray
+    ) -> dict[int, Callable[[int, memoryview], None]]:
+        """By shard, what reads its file: the bytes [starts, stops) behind the headers are checked here, all of a shard at once,
+        since in Python a check costs more than the read."""
+        readers = {}
         for index in set(shards.tolist()):
-            mine = np.flatnonzero(inside & (shards == index))
-            if len(mine):
-                self._shard(index).file.read_many((HEADER_BYTES + offsets[mine]).tolist(), [parts[i] for i in mine.tolist()])
-        for i in np.flatnonzero(~inside).tolist():
-            self._read_raw(int(starts[i]), parts[i])
+            mine, shard = shards == index, self._shard(index)
+            shard.blocks.check(starts[mine], stops[mine])
+            readers[index] = shard.file.read_into
+        return readers
 
     def prefetch(self, starts: np.ndarray, sizes: np.ndarray) -> None:
         """Say which spans of the stream are read soon (int64 [spans]): remote shards are fetched in the background."""
@@ -280,16 +275,6 @@ class TokenShards:
             progress(self._first[index + 1], self.tokens)
         if corpus_fingerprint(fingerprints) != self.fingerprint:
             raise ShardError(f"{join(self.folder, MANIFEST)}: its fingerprint is not that of the shards it lists. {REBUILD}")
-
-
-def _copy(tokens: np.ndarray, out: np.ndarray, sizes: np.ndarray, places: np.ndarray) -> None:
-    """Copy spans that lie one behind the other to their places, all at once where these do, too."""
-    if (places[1:] == places[:-1] + sizes[:-1]).all():
-        out[places[0] : places[0] + len(tokens)] = tokens
-        return
-    ends = np.cumsum(sizes)
-    for place, start, stop in zip(places.tolist(), (ends - sizes).tolist(), ends.tolist(), strict=True):
-        out[place : place + stop - start] = tokens[start:stop]
 
 
 def _read_manifest(folder: str | Path, cache: CacheSettings | None) -> dict[str, Any]:

@@ -58,10 +58,6 @@ class RemoteFile:
             part = buffer[first - offset : last - offset]
             self._cache.read_into(f"{self._folder}{number}", first - start, part, self._getter(start, stop))
 
-    def read_many(self, offsets: list[int], buffers: list[memoryview]) -> None:
-        for offset, buffer in zip(offsets, buffers, strict=True):
-            self.read_into(offset, buffer)
-
     def _getter(self, start: int, stop: int) -> Callable[[], bytes]:
         return lambda: self._get(start, stop)
 

@@ -12,7 +12,6 @@ import os
 import resource
 import weakref
 from collections import deque
-from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -37,9 +36,6 @@ class ByteFile(Protocol):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (bytes, writable) from `offset` on. Raises ShardError when the file ends before, or cannot be read."""
-
-    def read_many(self, offsets: list[int], buffers: list[memoryview]) -> None:
-        """`read_into` for each pair of them: in Python, a call costs as much as the read of some KiB."""
 
     def read(self, offset: int, length: int) -> np.ndarray:
         """uint8 [length], writable. Raises ShardError as `read_into`."""
@@ -116,16 +112,6 @@ class LocalFile:
                 done += more
         except OSError as error:
             raise ShardError(f"{self.path}: cannot be read from byte {offset:,}: {error.strerror}.") from None
-
-    def read_many(self, offsets: list[int], buffers: list[memoryview]) -> None:
-        descriptor = self._descriptor or self._open()
-        try:
-            done = list(map(os.preadv, repeat(descriptor.number), zip(buffers, strict=True), offsets))
-        except OSError:
-            done = []
-        if done != list(map(len, buffers)):  # one by one they are read on, or the error says where
-            for offset, buffer in zip(offsets, buffers, strict=True):
-                self.read_into(offset, buffer)
 
     def read(self, offset: int, length: int) -> np.ndarray:
         out = np.empty(length, np.uint8)

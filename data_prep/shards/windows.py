@@ -19,33 +19,17 @@ WAYS = ("concatenate", *FILED)
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows as arrays, one row each."""
+    """Windows as arrays, one row each. `inputs` and `targets` are views of the same tokens."""
 
-    tokens: np.ndarray
-    """int64 [windows, sequence_length + 1]: a window's inputs and its last target; the end-of-document id where there is
-    padding, or a document was taken down."""
+    inputs: np.ndarray
+    """int64 [windows, sequence_length]; the end-of-document id where there is padding, or a document was taken down."""
+    targets: np.ndarray
+    """int64 [windows, sequence_length]: the token after each input."""
     real: np.ndarray
     """bool [windows, sequence_length]: the targets that count."""
     positions: np.ndarray | None
     """int64 [windows, sequence_length], with document masks: places within the document's piece, from 0 where a document, its
     next piece, or padding starts."""
-
-    @classmethod
-    def empty(cls, windows: int, sequence_length: int, documents: bool) -> WindowBatch:
-        """Room for windows, with arbitrary content."""
-        shape = windows, sequence_length
-        tokens, real = np.empty((windows, sequence_length + 1), np.int64), np.empty(shape, bool)
-        return cls(tokens, real, np.empty(shape, np.int64) if documents else None)
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """int64 [windows, sequence_length], a view."""
-        return self.tokens[:, :-1]
-
-    @property
-    def targets(self) -> np.ndarray:
-        """int64 [windows, sequence_length], a view: the token after each input."""
-        return self.tokens[:, 1:]
 
 
 @dataclass(frozen=True)
@@ -108,7 +92,7 @@ class Windows:
 
     def spans(self, index: int) -> list[tuple[int, int]]:
         """(start, stop) in the stream of the inputs of a window, piece by piece."""
-        pieces = self._pieces(np.array([index]), np.array([0]))
+        pieces = self._pieces(np.array([index]))
         stops = pieces.starts + np.minimum(pieces.sizes, self.sequence_length - pieces.places)
         return list(zip(pieces.starts.tolist(), stops.tolist(), strict=True))
 
@@ -124,43 +108,41 @@ class Windows:
             found.append(np.unique(np.repeat(indices, counts)[(starts < stop) & (starts + sizes > start)]))
         return np.concatenate(found)
 
-    def read(self, indices: np.ndarray, batch: WindowBatch | None = None, rows: np.ndarray | None = None) -> WindowBatch:
-        """The windows of these numbers, in this order; -1 stands for a window of padding alone. `batch`: where they are put, in
-        `rows` (int64 [windows], ascending) of it; None: in a new one.
+    def read(self, indices: np.ndarray) -> WindowBatch:
+        """The windows of these numbers, in this order; -1 stands for a window of padding alone.
 
         Raises IndexError for other numbers outside 0 to len(self) - 1, ShardError for damaged shards or plans.
         """
-        indices, length = np.asarray(indices, dtype=np.int64), self.sequence_length
-        if batch is None:
-            batch = WindowBatch.empty(len(indices), length, self.documents)
-        rows = np.arange(len(batch.real)) if rows is None else rows
-        pieces = self._pieces(indices, rows)
-        tokens, real = batch.tokens, batch.real
+        pieces = self._pieces(np.asarray(indices, dtype=np.int64))
+        count, length = len(indices), self.sequence_length
+        tokens = np.empty((count, length + 1), dtype=np.int64)
         self.shards.read_into(pieces.starts, pieces.sizes, tokens.reshape(-1), pieces.rows * (length + 1) + pieces.places)
-        filled = np.zeros(len(real), dtype=np.int64)
+        filled = np.zeros(count, dtype=np.int64)
         filled[pieces.rows] = pieces.places + pieces.sizes  # of several pieces in a row the last one's stays
-        real[rows] = True
-        for row in rows[filled[rows] <= length].tolist():
-            tokens[row, filled[row] :] = self.shards.eod_id
-            real[row, max(filled[row] - 1, 0) :] = False
+        real = np.ones((count, length), dtype=bool)
+        short = np.flatnonzero(filled <= length)
+        for row, size in zip(short.tolist(), filled[short].tolist(), strict=True):
+            tokens[row, size:] = self.shards.eod_id
+            real[row, max(size - 1, 0) :] = False
         self._mask_takedowns(pieces, tokens, real)
+        positions = None
         if self.documents:
-            starting, places = self._document_starts(pieces)
-            real[starting, places - 1] = False
-            batch.positions[rows] = _positions(np.searchsorted(rows, starting), places, filled[rows], length)
-        return batch
+            rows, places = self._document_starts(pieces)
+            real[rows, places - 1] = False
+            positions = _positions(rows, places, filled, length)
+        return WindowBatch(tokens[:, :-1], tokens[:, 1:], real, positions)
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Say which windows are read soon: their tokens are fetched in the background where the shards are remote."""
         if self.shards.is_fetched:
-            pieces = self._pieces(np.asarray(indices, dtype=np.int64), np.arange(len(indices)))
+            pieces = self._pieces(np.asarray(indices, dtype=np.int64))
             self.shards.prefetch(pieces.starts, pieces.sizes)
 
-    def _pieces(self, indices: np.ndarray, rows: np.ndarray) -> _Pieces:
+    def _pieces(self, indices: np.ndarray) -> _Pieces:
         if len(indices) and not -1 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"windows {indices.min()} to {indices.max()} of {len(self)}")
-        kept = indices >= 0
-        rows, indices = rows[kept], indices[kept]
+        rows = np.flatnonzero(indices >= 0)
+        indices = indices[rows]
         if self._plan is None:
             starts = indices * self.sequence_length
             sizes = np.minimum(self.sequence_length + 1, self.shards.tokens - starts)

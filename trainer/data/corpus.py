@@ -38,19 +38,21 @@ class Corpus:
         """Window length of the step that begins after `tokens_seen` tokens."""
         return self.lengths[bisect_right(self.lengths, tokens_seen, key=lambda stage: stage[0]) - 1][1]
 
-    def read(self, sources: np.ndarray, windows: np.ndarray, batch: WindowBatch | None = None) -> WindowBatch:
-        """Windows by the numbers of their sources and their own, int64 [windows]; in `batch`, or a new one."""
-        if batch is None:
-            batch = self.room(len(windows))
-        for number, source in enumerate(self.windows):
-            rows = np.flatnonzero(sources == number)
-            if len(rows):
-                source.read(windows[rows], batch, rows)
-        return batch
-
-    def room(self, windows: int) -> WindowBatch:
-        """Arrays for so many windows."""
-        return WindowBatch.empty(windows, self.sequence_length, self.windows[0].documents)
+    def read(self, sources: np.ndarray, windows: np.ndarray) -> WindowBatch:
+        """Windows by the numbers of their sources and their own."""
+        parts = [(number, np.flatnonzero(sources == number)) for number in range(len(self.windows))]
+        parts = [(number, rows) for number, rows in parts if len(rows)]
+        if len(parts) == 1:
+            return self.windows[parts[0][0]].read(windows)
+        count, length = len(windows), self.sequence_length
+        tokens, real = np.empty((count, length + 1), dtype=np.int64), np.empty((count, length), dtype=bool)
+        positions = np.empty((count, length), dtype=np.int64) if self.windows[0].documents else None
+        for number, rows in parts:
+            batch = self.windows[number].read(windows[rows])
+            tokens[rows, :-1], tokens[rows, -1], real[rows] = batch.inputs, batch.targets[:, -1], batch.real
+            if positions is not None:
+                positions[rows] = batch.positions
+        return WindowBatch(tokens[:, :-1], tokens[:, 1:], real, positions)
 
     @property
     def tokens(self) -> int:

@@ -54,8 +54,6 @@ class StepBatch:
     """Targets to learn in this rank's micro-batches."""
     digest: int
     """Of this rank's windows, for the ledger; the ranks' digests add up, modulo 2^64."""
-    arrays: WindowBatch
-    """What the micro-batches are views of, where they are views."""
 
 
 def micro_batch(windows: WindowBatch, sequence_length: int) -> MicroBatch:
@@ -84,8 +82,8 @@ class Loader:
     def __init__(self, corpus: Corpus, schedule: BatchSchedule, data_rank: int):
         self.corpus, self.schedule, self.data_rank = corpus, schedule, data_rank
 
-    def step(self, tokens_seen: int, arrays: WindowBatch | None = None) -> StepBatch:
-        """The batch of the step that begins after `tokens_seen` tokens; in `arrays`, where they have its size."""
+    def step(self, tokens_seen: int) -> StepBatch:
+        """The batch of the step that begins after `tokens_seen` tokens."""
         plan, corpus = self.schedule.at(tokens_seen), self.corpus
         first = tokens_seen // corpus.sequence_length
         source, window = corpus.mixture.locate(first, plan.windows_per_step)
@@ -94,30 +92,21 @@ class Loader:
         position, source, window = (array.reshape(shape)[:, self.data_rank] for array in (position, source, window))
         length = corpus.length_at(tokens_seen)
         # in one go: what reading costs besides the bytes is paid once for all micro-batches
-        arrays = arrays if arrays is not None and len(arrays.real) == window.size else None
-        windows = corpus.read(source.reshape(-1), window.reshape(-1), arrays)
+        windows = corpus.read(source.reshape(-1), window.reshape(-1))
         return StepBatch(
             plan=plan,
             sequence_length=length,
             micro_batches=micro_batch(windows, length).split(plan.gradient_accumulation_steps),
             targets=int(np.count_nonzero(windows.real)),
-            arrays=windows,
             digest=digest(corpus.mixture.keys[source], window, position, length),
         )
 
     def steps(self, tokens_seen: int, total_tokens: int) -> Iterator[StepBatch]:
-        """Batches of the steps from `tokens_seen` on until `total_tokens` are consumed, read some steps ahead.
-
-        A batch is good until the next one is asked for: its arrays are used again, since fresh memory costs as much as reading.
-        """
+        """Batches of the steps from `tokens_seen` on until `total_tokens` are consumed, read some steps ahead."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as reader:
             ahead: deque = deque()
-            done = None
             while tokens_seen < total_tokens or ahead:
                 while tokens_seen < total_tokens and len(ahead) <= STEPS_AHEAD:
-                    ahead.append(reader.submit(self.step, tokens_seen, done))
-                    done = None
+                    ahead.append(reader.submit(self.step, tokens_seen))
                     tokens_seen += self.schedule.at(tokens_seen).global_batch_tokens
-                batch = ahead.popleft().result()
-                yield batch
-                done = batch.arrays
+                yield ahead.popleft().result()
