@@ -228,6 +228,14 @@ class PipelineEngine(_Engine):
         self._reads_data = grid.get_stage_id() in (0, grid.pipe_parallel_size - 1)
         self._data_group = grid.get_data_parallel_group()
         self._sent: tuple[torch.Size, bool] | None = None
+        self.deepspeed.module.loss_fn = self._loss
+
+    def _loss(self, output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        loss = pipeline_loss(output, labels)
+        if isinstance(output, fused_loss.DeferredLogits) and loss.requires_grad:
+            # DeepSpeed begins a backward pass (with the last one's bf16 gradients cleared) by hooks on the output's tensors
+            loss.register_hook(lambda _gradient: self.deepspeed._backward_prologue())
+        return loss
 
     def train_step(self, batch: StepBatch) -> StepResult:
         """One pipeline schedule over the step's micro-batches, one optimizer step."""
@@ -264,9 +272,12 @@ def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> tor
     """The loss of one micro-batch as the pipeline's last stage computes it, from the last layer's output
     (trainer.model.layers.Output): of logits, or logits and an auxiliary loss."""
     targets, weight = labels
-    logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-    nll = logits.nll_sum(targets) if isinstance(logits, fused_loss.DeferredLogits) else nll_sum(logits, targets)
-    return nll * weight + sum(map(routing.without_value, auxiliary))
+    if isinstance(output, fused_loss.DeferredLogits):
+        nll, auxiliary = output.nll_sum(targets), output.auxiliary
+    else:
+        logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+        nll = nll_sum(logits, targets)
+    return nll * weight if auxiliary is None else nll * weight + routing.without_value(auxiliary)
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:

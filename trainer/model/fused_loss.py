@@ -67,6 +67,8 @@ class DeferredLogits:
     project: Projection
     parameters: Sequence[nn.Parameter]
     """Of `project`, the head's weight [vocabulary, width] first."""
+    auxiliary: torch.Tensor | None = None
+    """Experts' auxiliary loss, which comes along: DeepSpeed puts hooks on an output's tensors, and must find none here."""
 
     def nll_sum(self, targets: torch.Tensor) -> torch.Tensor:
         """`nll_sum` of the logits, a float32 scalar."""

@@ -26,8 +26,7 @@ Carried = torch.Tensor | tuple[torch.Tensor, ...]
 """What goes from layer to layer: hidden states alone, or the tensors of `State` that there are."""
 
 
-Logits = torch.Tensor | DeferredLogits
-Output = Logits | tuple[Logits, torch.Tensor]
+Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | DeferredLogits
 """Of the last layer: logits, with experts also their auxiliary loss."""
 
 
@@ -292,14 +291,12 @@ class Head(Layer):
         self, head: Callable[[torch.Tensor], torch.Tensor], parameters: list[nn.Parameter], carried: Carried
     ) -> Output:
         state = unpack(carried)
-        logits: Logits
+        experts, tokens = self.stock.experts, state.hidden.shape[:2].numel()
+        auxiliary = None if state.routing is None else experts.loss(state.routing, tokens)
         if self.fused:
-            logits = DeferredLogits(state.hidden, lambda tokens: self.stock.logits(tokens[None], head)[0], parameters)
-        else:
-            logits = self.stock.logits(state.hidden, head)
-        if state.routing is None:
-            return logits
-        return logits, self.stock.experts.loss(state.routing, state.hidden.shape[:2].numel())
+            return DeferredLogits(state.hidden, lambda some: self.stock.logits(some[None], head)[0], parameters, auxiliary)
+        logits = self.stock.logits(state.hidden, head)
+        return logits if auxiliary is None else (logits, auxiliary)
 
 
 def row(model: PreTrainedModel) -> list[Layer]:
