@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="decide a run without starting it: all errors, all numbers")
     check.add_argument("config", type=Path, help="run file")
     check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    check.add_argument("--world-size", type=int, default=1, help="number of devices (default 1)")
+    check.add_argument("--world-size", type=_count, default=1, help="number of devices (default 1)")
     check.set_defaults(run_command=_check)
 
     export = commands.add_parser("export", help="write a Hugging Face folder from a run's checkpoint")
@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("folder", type=Path, nargs="?", default=Path("ds_configs"))
     schema.set_defaults(run_command=_schema)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'"{text}" is no number of devices')
+    return int(text)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -80,9 +80,10 @@ def current_process(environment: Mapping[str, str] = os.environ) -> Process:
 
 
 def _launcher(environment: Mapping[str, str]) -> str | None:
-    for name, (rank, world_size, *_) in _LAUNCHERS.items():
+    for name, (rank, world_size, local_rank, _) in _LAUNCHERS.items():
         if environment.get(rank) and environment.get(world_size):
-            return name
+            slurms = name == "mpich" and not environment.get(local_rank) and in_slurm_step(environment)  # srun --mpi=pmi2
+            return "slurm" if slurms else name
     return "slurm" if in_slurm_step(environment) else None
 
 
@@ -185,7 +186,7 @@ def _reachable_address(world) -> dict[str, str]:
             listener.listen(world.Get_size() * 4)
             offer = (own_addresses(), listener.getsockname()[1])
         addresses, port = world.bcast(offer, root=0)
-        answers = world.allgather([_connects(address, port) for address in addresses])
+        answers = world.allgather([connects(address, port) for address in addresses])
     reached = [address for address, *by_all in zip(addresses, *answers, strict=True) if all(by_all)]
     if not reached:
         raise LaunchError(f"rank 0's addresses {', '.join(addresses)} cannot be reached from every host: set MASTER_ADDR.")
@@ -198,9 +199,10 @@ def own_addresses() -> list[str]:
     return [address for address in found if ":" not in address] + ["127.0.0.1"]
 
 
-def _connects(address: str, port: int) -> bool:
+def connects(address: str, port: int, seconds: float = 3) -> bool:
+    """Whether somebody listens there."""
     try:
-        socket.create_connection((address, port), timeout=3).close()
+        socket.create_connection((address, port), timeout=seconds).close()
     except OSError:
         return False
     return True

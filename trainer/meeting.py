@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.distributed import DistError, TCPStore
 
-from trainer.launch_env import Process, find_first_process, named_ranks, places
+from trainer.launch_env import Process, connects, find_first_process, named_ranks, places
 
 PATIENCE_S = float(os.environ.get("MOENDA_MEETING_S", "600"))
 """How long ranks wait for the others: imports and preflight on a slow shared disk take minutes."""
@@ -144,7 +144,7 @@ class Meeting:
         """Rank 0's store. Its own retries would fill the screen, so its port is tried first."""
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         serves = self.process.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        if not serves and not self._wait_until(lambda: _answers(address, port), self._patience, pause=0.2):
+        if not serves and not self._wait_until(lambda: connects(address, port, 5), self._patience, pause=0.2):
             raise UnreachableError(
                 f"{self._me()}: rank 0 does not answer at {address}, port {port}, for {self._patience:.0f} s. See what its "
                 f"host says; if it runs, a firewall or a wrong MASTER_ADDR (deepspeed --master_addr) lies between."
@@ -204,14 +204,6 @@ def _errors(texts: list[str | None], hosts: list[str], silence: str) -> None:
         raise MeetingError(next(iter(groups)))
     lines = [f"on {places(ranks, hosts)}: {text}" for text, ranks in groups.items()] + ([silence] if silence else [])
     raise MeetingError("\n".join(lines) + "\nNo rank has started.")
-
-
-def _answers(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def _short(error: BaseException) -> str:

@@ -147,8 +147,10 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
     try:
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
-    except (ValueError, ImportError, KeyError) as error:
+    except (ValueError, ImportError, LookupError, TypeError, AttributeError, AssertionError) as error:
         reason = str(error)
+        if "Padding_idx" in reason:
+            reason = f'its pad_token_id is {config.pad_token_id}, which is no token. Set "pad_token_id": null in model.config.'
         if attention != "eager" and "attn_implementation" in reason:  # Hugging Face speaks of its own arguments
             reason = f'Hugging Face has no "{attention}" attention for it here. Set model.attention to "eager".'
         raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {reason}') from None

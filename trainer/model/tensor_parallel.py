@@ -20,6 +20,8 @@ WHOLE_STYLES = ("embedding_rowwise", "replicated_with_grad_allreduce")
 """Of what stays whole with AutoTP; the second: what acts on a rank's heads alone, so that its gradients are added up."""
 STYLES = {*COLUMN_STYLES, "rowwise", *WHOLE_STYLES}
 """What AutoTP can do."""
+PACKED = {"codegen": "queries, values and keys lie in one matrix, and not head by head"}
+"""Architectures whose plan does not say how a matrix must be cut."""
 
 
 class TensorParallelError(ValueError):
@@ -40,9 +42,7 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
     config, plan = model.config, plan_of(model)
     where = f'parallel.tensor {ranks}, with a "{config.model_type}" model'
     instead = "Set parallel.tensor to 1 and parallel.zero_stage to 3, which shards any model"
-    unknown = sorted({*plan.values()} - STYLES)
-    if not plan or unknown:
-        reason = f"its plan has {', '.join(unknown)}, which AutoTP cannot do" if plan else "Hugging Face has no plan for it"
+    if reason := _obstacle(model, plan):
         raise TensorParallelError(f'{where}: {reason}. {instead}; or choose an architecture such as "llama" or "gpt_neox".')
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -66,10 +66,34 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
             )
 
 
+def _obstacle(model: PreTrainedModel, plan: dict[str, str]) -> str | None:
+    """Why slices would not compute what the whole model does, or hold no less than it; None where nothing is known."""
+    if not plan:
+        return "Hugging Face has no plan for it"
+    if unknown := sorted({*plan.values()} - STYLES):
+        return f"its plan has {', '.join(unknown)}, which AutoTP cannot do"
+    if reason := PACKED.get(model.config.model_type):
+        return reason
+    cut = {name for name, *_ in _cut(model, plan)}
+    sliced = {name.rpartition(".")[0] for name in cut if _style(name, plan) in ("colwise", "rowwise")} - {""}
+    if not sliced:
+        return "its plan leaves the blocks whole, so every rank would hold all of them"
+    for parameter, _ in model.named_parameters():
+        module = parameter.rpartition(".")[0]
+        beside = any(parameter.startswith(f"{name}.") for name in sliced)
+        if beside and module not in cut and _style(module, plan) not in WHOLE_STYLES:
+            return f"its plan says nothing of {parameter}, which acts on slices: each rank would train it on its own"
+    return None
+
+
+def _style(name: str, plan: dict[str, str]) -> str | None:
+    return next((style for pattern, style in plan.items() if fnmatch.fnmatch(name, pattern)), None)
+
+
 def _cut(model: PreTrainedModel, plan: dict[str, str]) -> Iterator[tuple[str, nn.Module, int]]:
     """(name, module, dimension of its weight) of all that the plan cuts."""
     for name, module in model.named_modules():
-        style = next((style for pattern, style in plan.items() if fnmatch.fnmatch(name, pattern)), None)
+        style = _style(name, plan)
         tied = f"{name}.weight" in model.all_tied_weights_keys
         if style in (*COLUMN_STYLES, "rowwise") and isinstance(module, nn.Linear) and not tied:
             yield name, module, int(style == "rowwise")

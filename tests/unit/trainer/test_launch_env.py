@@ -50,6 +50,18 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
         (SLURM, Process(2, 3, 0, 1)),
         ({**SLURM, "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}, Process(1, 3, 1, 2)),
         ({**SLURM, **OPENMPI}, Process(3, 4, 1, 2)),  # mpirun in an allocation
+        ({**SLURM, **MPICH}, Process(1, 2, 0, 1)),
+        ({**SLURM, "PMI_RANK": "2", "PMI_SIZE": "3"}, Process(2, 3, 0, 1)),  # srun --mpi=pmi2 says nothing of places
+        (
+            {
+                **SLURM,
+                "PMI_RANK": "1",
+                "PMI_SIZE": "3",
+                **{f"SLURM_{n}": "1" for n in ("PROCID", "LOCALID")},
+                "SLURM_NODEID": "0",
+            },
+            Process(1, 3, 1, 2),
+        ),
         ({**SLURM, **OPENMPI, **DEEPSPEED}, Process(5, 8, 1, 4)),
         ({**MPICH, "WORLD_SIZE": "2"}, Process(1, 2, 0, 1)),  # deepspeed --launcher mpich exports the size alone
         ({**MPICH, **TORCHRUN, "RANK": ""}, Process(1, 2, 0, 1)),

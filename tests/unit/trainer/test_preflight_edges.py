@@ -18,6 +18,7 @@ from data_prep.shards import ShardWriter, tokenizer_fingerprint, write_manifest
 from tests.corpora import FINGERPRINT, write_shards
 from tests.models import FAMILIES, run_file
 from trainer import run_folder
+from trainer.__main__ import main as trainer
 from trainer.data.loader import Loader
 from trainer.preflight import prepare
 from trainer.state import TrainState
@@ -125,6 +126,23 @@ def test_a_model_that_is_no_causal_language_model(tmp_path, shards):
     config = run_file(tmp_path / "run", shards)
     config["model"]["config"] = {"model_type": "t5", "vocab_size": "auto"}
     refused(tmp_path, config, '"t5" causal LM cannot be built')
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("phi3", 'pad_token_id is 32000, which is no token. Set "pad_token_id": null'), ("nemotron", "cannot be built")],
+)
+def test_defaults_that_a_model_class_cannot_be_built_with(tmp_path, shards, kind, said):
+    config = run_file(tmp_path / "run", shards)
+    config["model"]["config"] = {"model_type": kind, "vocab_size": "auto", "num_hidden_layers": 2}
+    refused(tmp_path, config, said)
+
+
+@pytest.mark.parametrize("number", ["0", "-2", "x"])
+def test_a_number_of_devices_that_is_none(number, capsys):
+    with pytest.raises(SystemExit):
+        trainer(["check", "run.json", "--world-size", number])
+    assert f'"{number}" is no number of devices' in capsys.readouterr().err
 
 
 def test_a_window_longer_than_the_positions_in_weights(tmp_path, shards):

@@ -34,6 +34,9 @@ def test_slices_of_whole_heads_pass():
     [
         ("gpt2", {}, 2, 'a "gpt2" model: Hugging Face has no plan for it. Set parallel.tensor to 1 and parallel.zero_stage'),
         ("mixtral", {**TINY, "num_key_value_heads": 2, "num_local_experts": 2}, 2, "plan has moe_tp_experts, packed_colwise"),
+        ("codegen", {"n_embd": 64, "n_head": 4, "rotary_dim": 8}, 2, "lie in one matrix, and not head by head"),
+        ("phi", {**TINY, "qk_layernorm": True}, 2, "nothing of model.layers.0.self_attn.q_layernorm.weight, which"),
+        ("diffllama", TINY, 2, "its plan leaves the blocks whole"),
         ("llama", {}, 4, "4 heads and 2 key heads cannot be cut into 4 slices of whole heads. Set parallel.tensor to one of 1"),
         ("llama", {"intermediate_size": 129}, 2, "model.layers.0.mlp.gate_proj has 129 outputs, which 2 slices do not divide"),
         ("llama", {"vocab_size": 321}, 2, "lm_head has 321 outputs, which 2 slices do not divide"),
