@@ -155,6 +155,9 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
             reason = f'Hugging Face has no "{attention}" attention for it here. Set model.attention to "eager".'
         raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {reason}') from None
     model.tie_weights()
+    embedding = model.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = None  # the default pad_token_id may be any token here; it would stay at zero, untrained
     return model
 
 
