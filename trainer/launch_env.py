@@ -195,7 +195,10 @@ def _reachable_address(world) -> dict[str, str]:
 
 def own_addresses() -> list[str]:
     """IPv4 addresses of this host, the loopback's last."""
-    found = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+    try:
+        found = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
+    except OSError:  # a bare container has no such command
+        found = []
     return [address for address in found if ":" not in address] + ["127.0.0.1"]
 
 

@@ -120,7 +120,7 @@ def _changed(trained: PretrainedConfig, values: dict[str, Any]) -> dict[str, Any
 
 
 def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, stages: int) -> None:
-    """Raise ModelError when data or stages do not fit the model's sizes."""
+    """Raise ModelError when data or stages do not fit the model's sizes, or these each other."""
     if config.vocab_size < vocab_size:
         raise ModelError(
             f"the shards use {vocab_size} token ids, the model's vocab_size is {config.vocab_size}. "
@@ -132,6 +132,12 @@ def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, 
         raise ModelError(
             f"data.sequence_length is {sequence_length} tokens, the model has {positions} positions. "
             f"Set data.sequence_length to at most {positions}, or the model's positions to at least {sequence_length}{rotary}."
+        )
+    heads, key_heads = (getattr(config, key, None) for key in ("num_attention_heads", "num_key_value_heads"))
+    if isinstance(heads, int) and isinstance(key_heads, int) and key_heads and heads % key_heads:
+        raise ModelError(
+            f"the model has {heads} heads (num_attention_heads), no multiple of its {key_heads} key heads: set "
+            f"num_key_value_heads in model.config, whose default may be for another size, to a divisor of {heads}."
         )
     if stages > config.num_hidden_layers:
         raise ModelError(
@@ -155,6 +161,9 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
             reason = f'Hugging Face has no "{attention}" attention for it here. Set model.attention to "eager".'
         raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {reason}') from None
     model.tie_weights()
+    embedding = model.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = None  # the default pad_token_id may be any token here; it would stay at zero, untrained
     return model
 
 

@@ -133,3 +133,8 @@ def test_what_the_launcher_says_stays(monkeypatch):
 
 def test_own_addresses_end_with_the_loopback():
     assert launch_env.own_addresses()[-1] == "127.0.0.1"
+
+
+def test_a_container_without_the_hostname_command(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert launch_env.own_addresses() == ["127.0.0.1"]

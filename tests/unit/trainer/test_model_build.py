@@ -156,3 +156,12 @@ def test_blocks_alone_are_compiled_and_keep_their_names(family):
     compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
     assert len(compiled) == model.config.num_hidden_layers and all(name.rpartition(".")[2].isdecimal() for name in compiled)
     assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize(("kind", "pad"), [("cohere", 0), ("olmo", 1)])
+def test_the_token_that_a_default_configuration_pads_with_is_trained(kind, pad):
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = filled(build.load_config({"model_type": kind, **sizes, "tie_word_embeddings": False}, 300, 0, 32))
+    weight = model.get_input_embeddings().weight
+    model(input_ids=torch.tensor([[pad, 5, pad, 7]])).logits.square().mean().backward()
+    assert model.config.pad_token_id == pad and weight[pad].abs().max() > 0 and weight.grad[pad].abs().max() > 0

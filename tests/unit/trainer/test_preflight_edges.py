@@ -138,6 +138,12 @@ def test_defaults_that_a_model_class_cannot_be_built_with(tmp_path, shards, kind
     refused(tmp_path, config, said)
 
 
+def test_key_heads_left_at_the_default_of_another_size(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards)
+    config["model"]["config"] = {"model_type": "gemma", "vocab_size": "auto", "hidden_size": 64, "num_attention_heads": 4}
+    refused(tmp_path, config, "4 heads (num_attention_heads), no multiple of its 16 key heads", "divisor of 4")
+
+
 @pytest.mark.parametrize("number", ["0", "-2", "x"])
 def test_a_number_of_devices_that_is_none(number, capsys):
     with pytest.raises(SystemExit):
