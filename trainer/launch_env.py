@@ -74,9 +74,20 @@ def current_process(environment: Mapping[str, str] = os.environ) -> Process:
     if launcher == "slurm":
         return Process(*(int(environment[name]) for name in _SLURM), _slurm_tasks_here(environment))
     rank, world_size, local_rank, local_sizes = _LAUNCHERS[launcher]
-    local_size = next((environment[name] for name in local_sizes if environment.get(name)), 1)
-    values = (environment[rank], environment[world_size], environment.get(local_rank) or 0, local_size)
-    return Process(*(int(value) for value in values))
+    local_size = next((name for name in local_sizes if environment.get(name)), None)
+    process = Process(*(_number(environment, name, default) for name, default in (
+        (rank, 0), (world_size, 1), (local_rank, 0), (local_size, 1)
+    )))  # fmt: skip
+    if not 0 <= process.rank < process.world_size:
+        raise LaunchError(f"{rank} is {process.rank} and {world_size} {process.world_size}: ranks count from 0 to one less.")
+    return process
+
+
+def _number(environment: Mapping[str, str], name: str | None, default: int) -> int:
+    value = environment.get(name) if name else None
+    if value and not value.isdecimal():
+        raise LaunchError(f"{name} is {value!r}, where a launcher sets a whole number.")
+    return int(value) if value else default
 
 
 def _launcher(environment: Mapping[str, str]) -> str | None:

@@ -33,7 +33,13 @@ def lines(topology: Topology, batch: BatchPlan, zero_stage: int, layers: Sequenc
         rows[half + 1 : -half] = [(f"... {len(rows) - 1 - 2 * half} more", *[""] * (len(HEADING) - 1))]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in zip(*columns, strict=True)]
+    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in zip(*columns, strict=True)]
+    if per_row > 1 and topology.sequence * topology.tensor > 1:
+        table.append(
+            f"rank = ((stage x {topology.data_parallel_size} replicas + replica) x {topology.sequence} parts of a window "
+            f"+ part) x {topology.tensor} slices + slice"
+        )
+    return table
 
 
 def _held(

@@ -53,6 +53,8 @@ def check_given(values: dict[str, Any], defaults: PretrainedConfig, origin: str)
                     f'{origin}.{name}: rope_type "{kind}" needs "original_max_position_embeddings", the positions that the '
                     f"model was trained with; Hugging Face would take max_position_embeddings for it."
                 )
+            if "rope_theta" in section and not section["rope_theta"] > 0:
+                raise ConfigError(f"{origin}.{name}.rope_theta is {section['rope_theta']}: the base must be above 0.")
             if kind == "dynamic" and values.get("max_position_embeddings") == "auto":
                 raise ConfigError(
                     f'{origin}.{name}: rope_type "dynamic" scales beyond max_position_embeddings, and "auto" is the whole '

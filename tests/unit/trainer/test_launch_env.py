@@ -138,3 +138,16 @@ def test_own_addresses_end_with_the_loopback():
 def test_a_container_without_the_hostname_command(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert launch_env.own_addresses() == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"RANK": "8"}, "RANK is 8 and WORLD_SIZE 8"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x'"),
+        ({"RANK": "-1"}, "RANK is '-1'"),
+    ],
+)
+def test_numbers_that_no_launcher_sets_are_named(changes, said):
+    with pytest.raises(LaunchError, match=said):
+        current_process(DEEPSPEED | changes)

@@ -61,6 +61,9 @@ def test_many_ranks_share_rows_by_stage():
 def test_it_fits_a_screen_and_every_rank_is_in_it_once(stages, replicas, sequence, tensor):
     topology = Topology(stages, replicas, sequence, tensor)
     lines = table(topology)
+    rule = [line for line in lines if line.startswith("rank = ")]  # where rows of many ranks leave a rank's place open
+    assert bool(rule) == (topology.world_size > plan_table.MOST_ROWS and topology.world_size > stages and sequence * tensor > 1)
+    lines = lines[: len(lines) - len(rule)]
     assert len(lines) <= plan_table.MOST_ROWS + 2
     if not any(line.startswith("...") for line in lines):
         spans = [line.split()[0].partition("-") for line in lines[1:]]
