@@ -16,7 +16,6 @@ from trainer.metrics import METRICS_FILE, read_metrics
 
 CURVE = ("step", "tokens", "loss", "learning_rate", "grad_norm", "validation_loss", "batch_tokens", "sequence_length")
 WAYS = {
-    "zero-1": {"zero_stage": 1},
     "zero-3": {"zero_stage": 3},
     "pipeline": {"zero_stage": 0, "pipeline_stages": 2},
 }

@@ -24,12 +24,10 @@ DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
 BF16 = {"bf16": {"enabled": True}}
 MODELS = {
     "gpt2": {**FAMILIES["gpt2"], **DROPOUT, "vocab_size": "auto", "tie_word_embeddings": True},
-    "gpt_neox": {**FAMILIES["gpt_neox"], "vocab_size": "auto", "tie_word_embeddings": False},
     "llama": {**FAMILIES["llama"], "vocab_size": "auto", "tie_word_embeddings": True},
 }
 WAYS = {
-    "zero-1 with dropout": ("gpt2", {"zero_stage": 1}, {}),
-    "zero-3 bf16": ("gpt_neox", {"zero_stage": 3}, BF16),
+    "zero-3 bf16 with dropout": ("gpt2", {"zero_stage": 3}, BF16),
     "pipeline zero-1 bf16": ("llama", {"zero_stage": 1, "pipeline_stages": 2}, BF16),
 }
 
@@ -73,7 +71,8 @@ def test_killed_and_resumed_run_is_bitwise_the_uninterrupted_one(way, shards, tm
     assert len(curve(tmp_path / "whole")) == 22  # 20 steps, 2 evaluations
     assert not list(checkpoints.glob(".partial*"))
     check_export(tmp_path / "killed", shards / "validation", bf16=bool(deepspeed))
-    check_complete(killed, tmp_path)
+    if parallel.get("pipeline_stages"):  # the same for all, and two more jobs
+        check_complete(killed, tmp_path)
 
 
 def check_export(run: Path, validation: Path, bf16: bool) -> None:
