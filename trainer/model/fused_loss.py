@@ -52,7 +52,7 @@ def chunked_nll_sum(
     `hidden` and `parameters`, once (the graph cannot be retained); those of parameters are added up in float32 at least.
     """
     flat, targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and len(flat) > chunk:  # the logits of one chunk are as well left to autograd
         return _ChunkedNLL.apply(project, chunk, targets, flat, *parameters)
     parts = zip(flat.split(chunk), targets.split(chunk), strict=True)
     return torch.stack([nll_sum(project(part), wanted) for part, wanted in parts]).sum()
