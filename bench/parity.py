@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from data_prep.shards import TokenShards
 from tests.corpora import write_shards
@@ -99,20 +100,26 @@ def ways(model: Model, chosen: list[str]) -> list[str]:
     return [way for way in chosen if way in FOR_ALL or (model[0] in FAMILIES and not WAYS[way][1])]
 
 
-def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
-    """(loss, gradient norm) of each step by one process, stock model, torch.optim.AdamW, one batch per step.
-
-    With experts, whose auxiliary loss is the mean over micro-batches, one micro-batch after another by Hugging Face's own loss.
-    """
-    model = build.skeleton(plan.hf_config, plan.config.model.attention)
-    parts = dict(build.chunks(model))
-    list(build.materialise(model, parts, "cpu", torch.float32, plan.config.run.seed))
+def plain_model(plan: RunPlan, attention: str) -> tuple[PreTrainedModel, torch.optim.AdamW]:
+    """What a plain loop trains: the stock model in fp32 on the CPU with the run's first parameters, and torch's optimizer."""
+    model = build.skeleton(plan.hf_config, attention)
+    list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, plan.config.run.seed))
     model.tie_weights()
     section = plan.config.optimizer
     decay = [p for p in model.parameters() if p.dim() >= 2]
     other = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decay, "weight_decay": section.weight_decay}, {"params": other, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.eps)
+    return model, optimizer
+
+
+def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
+    """(loss, gradient norm) of each step by one process, stock model, torch.optim.AdamW, one batch per step.
+
+    With experts, whose auxiliary loss is the mean over micro-batches, one micro-batch after another by Hugging Face's own loss.
+    """
+    model, optimizer = plain_model(plan, plan.config.model.attention)
+    section = plan.config.optimizer
     shards = TokenShards.open(plan.config.data.train)
     length, per_step = plan.batch.sequence_length, plan.batch.windows_per_step
     curve = []

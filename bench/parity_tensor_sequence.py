@@ -33,6 +33,7 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from bench import document_mask
+from bench.parity import plain_model
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer.data.loader import Loader
@@ -41,7 +42,6 @@ from trainer.engine import process_group
 from trainer.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
 from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.model import build
 from trainer.model.loss import IGNORED
 from trainer.preflight import RunPlan, prepare
 from trainer.run_folder import CHECKPOINTS, checkpoints_in
@@ -139,14 +139,8 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
     if plan.config.data.document_mask:
         document_mask.LENGTH, document_mask.TOKENS = LENGTH, TOKENS
         return document_mask.plain_loop(plan)
-    model = build.skeleton(plan.hf_config)
-    list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, plan.config.run.seed))
-    model.tie_weights()
+    model, optimizer = plain_model(plan, "sdpa")
     section = plan.config.optimizer
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    other = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decay, "weight_decay": section.weight_decay}, {"params": other, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=section.betas, eps=section.eps)
     ranks = [Loader(plan.corpus, plan.batches, rank) for rank in range(plan.topology.data_parallel_size)]
     curve, padding, tokens = [], 0, 0
     for _ in range(plan.total_steps):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer import offload
+
 OP_NAMES = {"cpu": ("cpu_adam",), "nvme": ("cpu_adam", "async_io")}
 """What DeepSpeed compiles for an offload device."""
 QUIET_S = 600
@@ -40,10 +42,9 @@ def check(ds_config: dict[str, Any]) -> None:
 
 def needed_ops(ds_config: dict[str, Any]) -> Iterator[str]:
     """Operations that the configuration makes DeepSpeed compile."""
-    section = ds_config.get("zero_optimization", {})
-    for key in ("offload_optimizer", "offload_param"):
-        device = (section.get(key) or {}).get("device", "none")
-        yield from (name for name in OP_NAMES.get(device, ()) if key == "offload_optimizer" or name != "cpu_adam")
+    for key in offload.KEYS:
+        names = OP_NAMES.get(offload.device(ds_config, key), ())
+        yield from (name for name in names if key == "offload_optimizer" or name != "cpu_adam")
 
 
 def locks() -> list[Path]:

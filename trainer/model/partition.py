@@ -68,6 +68,10 @@ def uniform(row: list[Layer]) -> list[float]:
     return [float(isinstance(layer, Block)) for layer in row]
 
 
+COUNTED = {"parameters": parameters, "uniform": uniform}
+"""Methods that need no measurement."""
+
+
 def labels(row: list[Layer]) -> list[str]:
     """Each layer as Hugging Face names its parts, without their place in the model; blocks are numbered."""
     parts = row[0].stock.parts
@@ -88,7 +92,7 @@ def planned(plan: Any) -> list[list[str]] | None:
             return None
         costs = json.loads(file.read_text(encoding="utf-8"))["seconds"]
     else:
-        costs = {"parameters": parameters, "uniform": uniform}[method](row)
+        costs = COUNTED[method](row)
     bounds, names = balanced(costs, plan.topology.pipeline_stages), labels(row)
     return [names[start:stop] for start, stop in itertools.pairwise(bounds)]
 
@@ -98,7 +102,7 @@ def weigher(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) -> 
     every rank."""
     method = plan.config.parallel.pipeline_partition
     if method != "cost":
-        return {"parameters": parameters, "uniform": uniform}[method]
+        return COUNTED[method]
 
     def costs(_row: list[Layer]) -> list[float]:
         seconds: list[list[float] | None] = [None]
