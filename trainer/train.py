@@ -25,13 +25,14 @@ from trainer.engine import build_engine, check_precision, device_name, device_ty
 from trainer.launch_env import Process, current_process
 from trainer.ledger import Ledger, LedgerError
 from trainer.meeting import Meeting, UnreachableError
+from trainer.model.build import ModelError
 from trainer.model.document_mask import DocumentMaskError
 from trainer.model.sequence_parallel import SequenceParallelError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, at_checkpoint, prepare
 from trainer.state import derive_seed
 
-REFUSALS = (ShardError, LedgerError, checkpoint.CheckpointError, DocumentMaskError, SequenceParallelError)
+REFUSALS = (ShardError, LedgerError, ModelError, checkpoint.CheckpointError, DocumentMaskError, SequenceParallelError)
 """Mistakes of a user that are seen only once it is tried."""
 
 

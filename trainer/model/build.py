@@ -21,10 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 
 import strict_json
 from trainer.flops import ModelShape
-from trainer.model import rope
+from trainer.model import construction, rope
 from trainer.state import derive_seed
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
@@ -151,7 +152,7 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
     config = type(config).from_dict(config.to_dict())  # building writes into its config
     config.use_cache = False
     try:
-        with init_empty_weights(include_buffers=False), no_init_weights():
+        with init_empty_weights(include_buffers=False), construction.remembered(), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     except (ValueError, ImportError, LookupError, TypeError, AttributeError, AssertionError) as error:
         reason = str(error)
@@ -303,7 +304,8 @@ def materialise(
     """Fill the named chunks on `device`, yielding each filled module so that the caller can shard it before the next.
 
     Parameters are drawn by the model's own Hugging Face initialisation in float32, or read from `weights`, then kept in
-    `dtype`; buffers keep theirs. Call `model.tie_weights()` before the first forward pass.
+    `dtype`; buffers keep theirs. Call `model.tie_weights()` before the first forward pass. Raises ModelError when that
+    initialisation leaves any unset.
     """
     tied = model.all_tied_weights_keys
     for name, module in names.items():
@@ -314,6 +316,13 @@ def materialise(
         with torch.no_grad():
             if weights is None:
                 _draw(model, module, derive_seed(seed, "init", name), device)
+                unset = construction.unset(module)
+                if unset:
+                    raise ModelError(
+                        f'Hugging Face\'s initialisation of a "{model.config.model_type}" model leaves {len(unset)} of '
+                        f"{len(own)} parameters of {name} unset ({', '.join(unset[:3])}). Start from trained weights "
+                        f"(model.init_from), or choose another architecture."
+                    )
             else:
                 for dotted, inner in own.items():
                     if dotted not in tied:
@@ -326,8 +335,8 @@ def materialise(
 def _allocate(module: nn.Module, device: torch.device | str) -> None:
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            empty = torch.empty_like(parameter, device=device, dtype=torch.float32)
-            setattr(owner, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+            value = construction.start(owner, name, device)
+            setattr(owner, name, nn.Parameter(value, requires_grad=parameter.requires_grad))
         for name, buffer in owner.named_buffers(recurse=False):
             setattr(owner, name, buffer.to(device))
 
@@ -339,3 +348,5 @@ def _draw(model: PreTrainedModel, module: nn.Module, seed: int, device: torch.de
         torch.manual_seed(seed)
         for inner in reversed(list(module.modules())):
             model._init_weights(inner)
+            if isinstance(inner, Conv1D) and inner.weight.isnan().any():  # left to its constructor, in GPT-1
+                nn.init.normal_(inner.weight, std=0.02)

@@ -17,6 +17,8 @@ OTHERS = {
     "qwen2": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2},
     "mixtral": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2, "num_local_experts": 4},
     "gemma3_text": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 16},
+    "apertus": {**SIZES, "intermediate_size": 128, "num_key_value_heads": 2},  # its activations' constants: by constructors
+    "openai-gpt": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": "auto"},  # its projections likewise
 }
 
 
@@ -24,8 +26,8 @@ def config_of(spec: dict, **changes):
     return build.load_config({**spec, "vocab_size": "auto", **changes}, vocab_size=300, eod_id=0, sequence_length=LENGTH)
 
 
-def filled(config, dtype=torch.float32):
-    model = build.skeleton(config)
+def filled(config, dtype=torch.float32, attention="sdpa"):
+    model = build.skeleton(config, attention)
     list(build.materialise(model, dict(build.chunks(model)), "cpu", dtype, 1))
     model.tie_weights()
     return model
@@ -34,7 +36,8 @@ def filled(config, dtype=torch.float32):
 @pytest.mark.parametrize("model_type", OTHERS)
 def test_other_models_start_as_hugging_face_starts_them(model_type):
     config = config_of({"model_type": model_type, **OTHERS[model_type]})
-    model, theirs = filled(config), AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    attention = "eager" if model_type == "openai-gpt" else "sdpa"
+    model, theirs = filled(config, attention=attention), AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     expected = dict(theirs.named_parameters())
     assert {name: p.shape for name, p in model.named_parameters()} == {name: p.shape for name, p in expected.items()}
     for name, parameter in model.named_parameters():
@@ -47,6 +50,13 @@ def test_other_models_start_as_hugging_face_starts_them(model_type):
     theirs.load_state_dict(model.state_dict())
     tokens = torch.arange(2 * LENGTH).reshape(2, LENGTH)
     assert torch.equal(model.eval()(tokens, use_cache=False).logits, theirs.eval()(tokens, use_cache=False).logits)
+
+
+def test_parameters_that_nobody_sets_are_refused(monkeypatch):
+    config = config_of(FAMILIES["llama"])
+    monkeypatch.setattr(type(build.skeleton(config)), "_init_weights", lambda model, module: None)
+    with pytest.raises(build.ModelError, match=r"leaves 1 of 1 parameters of model.embed_tokens unset \(weight\)"):
+        filled(config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
