@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
 from trainer.model.sequence_parallel import SequenceParallel
 from trainer.model.tensor_parallel import Slices
 from trainer.optimizer import adamw, parameter_groups
-from trainer.parallel_groups import ParallelGroups, add_up
+from trainer.parallel_groups import ParallelGroups, add_up, adding_up
 from trainer.preflight import RunPlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -132,8 +132,9 @@ class _Engine:
         for parameter in parameters:
             parameter.grad.mul_(shrink)
 
-    def _begin(self, batch: StepBatch) -> torch.Tensor:
-        """Tell DeepSpeed the step's accumulation; returns int64 [2], the targets and digests of all ranks' batches added up."""
+    def _begin(self, batch: StepBatch) -> Callable[[], torch.Tensor]:
+        """Tell DeepSpeed the step's accumulation; returns what gives int64 [2], the targets and digests of all ranks' batches
+        added up, which is under way beside the first forward pass."""
         engine, plan = self.deepspeed, batch.plan
         if engine.gradient_accumulation_steps() != plan.gradient_accumulation_steps:
             engine.set_train_batch_size(plan.windows_per_rank * engine.dp_world_size)
@@ -141,7 +142,7 @@ class _Engine:
             if hasattr(engine.optimizer, "gradient_accumulation_steps"):
                 engine.optimizer.gradient_accumulation_steps = plan.gradient_accumulation_steps
         signed = batch.digest - 2**64 if batch.digest >= 2**63 else batch.digest
-        return add_up(torch.tensor([batch.targets, signed], device=engine.device), self._data_group)
+        return adding_up(torch.tensor([batch.targets, signed], device=engine.device), self._data_group)
 
 
 def _counts(parameter: nn.Parameter, first_slice: bool) -> bool:
@@ -167,16 +168,17 @@ class ZeroEngine(_Engine):
         engine = self.deepspeed
         engine.train()
         consumed = self._begin(batch)
-        weight = micro_batch_weight(consumed[0], batch.plan, self._parts.ranks if self._parts else 1)
         total = torch.zeros((), device=engine.device)
-        for micro_batch in batch.micro_batches:
+        for place, micro_batch in enumerate(batch.micro_batches, 1):
             with self._own(micro_batch) as (mine, options):
                 loss, auxiliary = self._losses(mine, options)
                 total += loss.detach()
+                if place == len(batch.micro_batches):
+                    nll = adding_up(total, self._token_group)
+                weight = micro_batch_weight(consumed()[0], batch.plan, self._parts.ranks if self._parts else 1)
                 engine.backward(loss * weight if auxiliary is None else loss * weight + auxiliary)
             engine.step()
-        add_up(total, self._token_group)
-        return StepResult(total / consumed[0].clamp(min=1), consumed, engine.get_global_grad_norm())
+        return StepResult(nll() / consumed()[0].clamp(min=1), consumed(), engine.get_global_grad_norm())
 
     @torch.no_grad()
     def eval_sum(self, micro_batches: Iterable[MicroBatch]) -> tuple[float, int]:
@@ -240,9 +242,9 @@ class PipelineEngine(_Engine):
     def train_step(self, batch: StepBatch) -> StepResult:
         """One pipeline schedule over the step's micro-batches, one optimizer step."""
         consumed = self._begin(batch)
-        weight = micro_batch_weight(consumed[0], batch.plan)
+        weight = micro_batch_weight(consumed()[0], batch.plan)
         loss = self.deepspeed.train_batch(data_iter=self._weighted(batch.micro_batches, weight))
-        return StepResult(loss.squeeze(), consumed, self.deepspeed.get_global_grad_norm())
+        return StepResult(loss.squeeze(), consumed(), self.deepspeed.get_global_grad_norm())
 
     def eval_sum(self, micro_batches: Iterable[MicroBatch]) -> tuple[float, int]:
         """(summed negative log-likelihood, real targets) over the micro-batches of all ranks; each rank brings equally many."""

@@ -7,6 +7,8 @@ where reduce_scatter is off (0.19.8).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import distributed as dist
 
@@ -70,3 +72,15 @@ def add_up(values: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tenso
     """`values`, summed in place over a group; None: all ranks."""
     dist.all_reduce(values, group=group)
     return values
+
+
+def adding_up(values: torch.Tensor, group: dist.ProcessGroup | None) -> Callable[[], torch.Tensor]:
+    """`add_up` beside what the caller goes on with; the sums are had, and waited for, by calling what this returns."""
+    work = dist.all_reduce(values, group=group, async_op=True)
+
+    def summed() -> torch.Tensor:
+        if work is not None:  # None: a rank outside the group
+            work.wait()
+        return values
+
+    return summed
