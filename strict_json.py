@@ -11,7 +11,8 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -78,7 +79,7 @@ def validate(model: type[Model], config: dict[str, Any], origin: str | Path) -> 
     try:
         return model.model_validate_json(json.dumps(config))
     except ValidationError as error:
-        mistakes = [_describe(model, mistake) for mistake in error.errors(include_url=False)]
+        mistakes = [_describe(model, mistake) for mistake in _alternatives_joined(model, error.errors(include_url=False))]
         raise ConfigError("\n".join([f"{origin}:", *(f"  {mistake}" for mistake in mistakes)])) from None
 
 
@@ -87,6 +88,24 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _alternatives_joined(model: type[StrictModel], mistakes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Mistakes, those of one value that is none of several kinds (pydantic: one per kind, with the kind's name) as one."""
+    joined: dict[tuple[str | int, ...], dict[str, Any]] = {}
+    for mistake in mistakes:
+        *place, kind = mistake["loc"] or ("",)
+        section, field = _model_at(model, place[:-1]), place[-1] if place else None
+        known = section.model_fields.get(field) if section is not None and isinstance(field, str) else None
+        plain = known is not None and get_origin(known.annotation) in (Union, UnionType) and not [*_models_in(known.annotation)]
+        if not plain or not isinstance(kind, str) or mistake["type"] == "extra_forbidden":
+            joined[mistake["loc"]] = mistake
+        elif tuple(place) in joined:
+            other = mistake["msg"].removeprefix("Input should be ")
+            joined[tuple(place)]["msg"] += f", or {other}"
+        else:
+            joined[tuple(place)] = mistake | {"loc": tuple(place)}
+    yield from joined.values()
 
 
 def _describe(model: type[StrictModel], mistake: dict[str, Any]) -> str:

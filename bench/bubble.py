@@ -42,7 +42,7 @@ from torch import distributed as dist
 from tests.corpora import write_shards
 from trainer.data.loader import Loader
 from trainer.engine import build_engine, process_group
-from trainer.launch_env import Process, current_process
+from trainer.hosts.launch_env import Process, current_process
 from trainer.preflight import prepare
 
 LENGTH, MICRO, WIDTH, WARM_UP = 256, 4, 256, 2

@@ -29,9 +29,9 @@ from bench.parity import plain_model
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer.data.loader import Loader
-from trainer.disks import Disk
 from trainer.engine import process_group
-from trainer.launch_env import Process, current_process
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.model.loss import IGNORED

@@ -61,7 +61,7 @@ def our_step(way: dict[str, Any], window: int, folder: Path) -> Callable[[], Any
     from tests.models import run_file
     from trainer.data.loader import Loader
     from trainer.engine import build_engine, init_distributed
-    from trainer.launch_env import current_process
+    from trainer.hosts.launch_env import current_process
     from trainer.preflight import prepare
 
     shards = write_shards(folder / "train", documents=2 * (window // 100 + 2), vocab_size=50_257)

@@ -31,9 +31,9 @@ from torch import distributed as dist
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer import run_folder
-from trainer.disks import Disk
 from trainer.engine import process_group
-from trainer.launch_env import Process, current_process
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import Process, current_process
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.preflight import prepare
 from trainer.train import train

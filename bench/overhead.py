@@ -38,9 +38,9 @@ from torch import distributed as dist
 import trainer.train
 from bench.overhead_rivals import bare_loop, bare_pipeline_loop, hugging_face_loop
 from trainer.data.loader import Loader
-from trainer.disks import Disk
 from trainer.engine import process_group
-from trainer.launch_env import current_process
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import current_process
 from trainer.preflight import RunPlan, prepare
 
 OURS, BARE, HF = "moenda", "bare DeepSpeed", "HF Trainer"

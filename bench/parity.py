@@ -34,10 +34,10 @@ from data_prep.shards import TokenShards
 from tests.corpora import write_shards
 from tests.models import EAGER, FAMILIES, MORE_FAMILIES, run_file
 from trainer import run_folder
-from trainer.disks import Disk
 from trainer.engine import process_group
 from trainer.export import export
-from trainer.launch_env import Process, current_process
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.model import build, fused_loss

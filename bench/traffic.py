@@ -1,4 +1,4 @@
-"""Bytes on the wire per optimizer step, against the formulas of `trainer.traffic`.
+"""Bytes on the wire per optimizer step, against the formulas of `trainer.parallel.traffic`.
 
     sudo python bench/traffic.py [--ranks 2] [--ways ZeRO-0 ...] [--precision bf16] [--output table.json]
 
@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from trainer import traffic
+from trainer.parallel import traffic
 
 INTERFACE, PORT = "eth0", 29511
 COUNTER = Path(f"/sys/class/net/{INTERFACE}/statistics/tx_bytes")
@@ -154,7 +154,7 @@ def work(options: argparse.Namespace, folder: Path) -> int:
     from torch import distributed as dist
 
     from trainer.engine import process_group
-    from trainer.launch_env import current_process
+    from trainer.hosts.launch_env import current_process
 
     process, rows = current_process(), []
     with process_group(process) as device:

@@ -18,9 +18,9 @@ FILES = sorted([ROOT / "strict_json.py", *(p for name in PACKAGES for p in (ROOT
 CHECKED = sorted({*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tools").rglob("*.py")})
 HEAVY = {"torch", "deepspeed", "transformers", "accelerate"}
 WITHOUT_TORCH = (
-    "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "disks", "ds_config", "flops", "launch_env",
-    "ledger", "lr_schedule", "metrics", "offload", "plan_table", "report", "run_folder", "state", "topology", "tracing",
-    "traffic", "data/corpus", "data/mixture", "data/permutation",
+    "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "ds_config", "flops", "ledger", "lr_schedule",
+    "metrics", "offload", "report", "run_folder", "state", "tracing", "data/corpus", "data/mixture", "data/permutation",
+    "hosts/disks", "hosts/launch_env", "parallel/plan_table", "parallel/topology", "parallel/traffic",
 )  # fmt: skip
 WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py", "trainer/model/tensor_parallel.py"}
 

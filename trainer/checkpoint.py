@@ -20,13 +20,13 @@ import torch
 from torch import distributed as dist
 
 from trainer.data.loader import MicroBatch
-from trainer.disks import Disk
 from trainer.engine import PipelineEngine, ZeroEngine
-from trainer.launch_env import named_ranks
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import named_ranks
+from trainer.parallel.topology import Topology
 from trainer.preflight import RunPlan
 from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, checkpoints_in, read_state
 from trainer.state import TrainState
-from trainer.topology import Topology
 
 
 class CheckpointError(ValueError):

@@ -15,7 +15,7 @@ import strict_json
 from data_prep.shards import CacheSettings
 from trainer.batch import BatchSection
 from trainer.lr_schedule import ScheduleSection
-from trainer.topology import ParallelSection
+from trainer.parallel.topology import ParallelSection
 
 
 class RunSection(strict_json.StrictModel):

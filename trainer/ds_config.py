@@ -87,7 +87,7 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
 
 
 def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
-    """The keys by which DeepSpeed is told of slices of matrices, and not of parts of windows (see trainer.parallel_groups)."""
+    """The keys by which DeepSpeed is told of slices of matrices, and not of parts of windows (see trainer.parallel.groups)."""
     parallel = config.parallel
     more = sorted(result.get("tensor_parallel", {}).keys() - {"autotp_size"})
     if more:

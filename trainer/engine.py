@@ -25,14 +25,24 @@ from trainer import offload
 from trainer.config import OptimizerSection
 from trainer.data.loader import MicroBatch, StepBatch
 from trainer.flops import ModelShape
-from trainer.launch_env import Process, find_first_process
+from trainer.hosts.launch_env import Process, find_first_process
 from trainer.lr_schedule import ScheduleSection, learning_rate
-from trainer.model import build, document_mask, document_probe, fused_loss, partition, recompute, routing, sequence_parallel
+from trainer.model import (
+    build,
+    document_mask,
+    document_probe,
+    fused_loss,
+    partition,
+    recompute,
+    routing,
+    sequence_parallel,
+    tensor_probe,
+)
 from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
 from trainer.model.sequence_parallel import SequenceParallel
 from trainer.model.tensor_parallel import Slices
 from trainer.optimizer import adamw, parameter_groups
-from trainer.parallel_groups import ParallelGroups, add_up, adding_up
+from trainer.parallel.groups import ParallelGroups, add_up, adding_up
 from trainer.preflight import RunPlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -283,9 +293,10 @@ def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> tor
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
-    """Model on its device(s), optimizer, DeepSpeed engine; with document masks or parts of windows, the proof that they hold.
+    """Model on its device(s), optimizer, DeepSpeed engine; with document masks, slices or parts of windows, the proof that they
+    hold.
 
-    Raises DocumentMaskError when they do not, SequenceParallelError when windows cannot be run in parts.
+    Raises DocumentMaskError, TensorParallelError, SequenceParallelError when they do not.
     """
     if plan.topology.sequence > 1:
         sequence_parallel.install()
@@ -319,6 +330,8 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
         )
         return PipelineEngine(module, shape, plan)
     groups = ParallelGroups(plan.topology) if plan.topology.splits_replicas else None
+    if plan.topology.tensor > 1:
+        tensor_probe.check(plan.hf_config, model.attention, groups.tensor, device)
     install_loss = fused_loss.installer(skeleton, fused=plan.whole_logits is None)
     module = _whole_model(skeleton, plan.ds_config, filling, groups)
     install_loss()

@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.shards import ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
 from data_prep.shards.storage import is_remote, join, read_whole
-from trainer import batch, batch_ramp, config, ds_config, plan_table, run_folder, topology
+from trainer import batch, batch_ramp, config, ds_config, run_folder
 from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
 from trainer.metrics import METRICS_FILE
 from trainer.model import (
@@ -29,6 +29,7 @@ from trainer.model import (
     sequence_parallel,
     tensor_parallel,
 )
+from trainer.parallel import plan_table, topology
 from trainer.state import TrainState, differences
 
 

@@ -18,21 +18,31 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 import torch
 
 from data_prep.shards import ShardError
-from trainer import agreement, checkpoint, compiled_ops, disks, evaluation, run_folder
+from trainer import checkpoint, evaluation, run_folder
 from trainer.data.loader import Loader
-from trainer.disks import Disk
 from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
-from trainer.launch_env import Process, current_process
+from trainer.hosts import agreement, compiled_ops, disks
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import Process, current_process
+from trainer.hosts.meeting import Meeting, UnreachableError
 from trainer.ledger import Ledger, LedgerError
-from trainer.meeting import Meeting, UnreachableError
 from trainer.model.build import ModelError
 from trainer.model.document_mask import DocumentMaskError
 from trainer.model.sequence_parallel import SequenceParallelError
+from trainer.model.tensor_parallel import TensorParallelError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, at_checkpoint, prepare
 from trainer.state import derive_seed
 
-REFUSALS = (ShardError, LedgerError, ModelError, checkpoint.CheckpointError, DocumentMaskError, SequenceParallelError)
+REFUSALS = (
+    ShardError,
+    LedgerError,
+    ModelError,
+    checkpoint.CheckpointError,
+    DocumentMaskError,
+    SequenceParallelError,
+    TensorParallelError,
+)
 """Mistakes of a user that are seen only once it is tried."""
 
 

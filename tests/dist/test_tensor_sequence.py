@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from data_prep.shards import TokenShards, Windows
 from tests import launch
+from tests.corpora import write_shards
+from tests.models import run_file
 from trainer.data.loader import read_windows
 from trainer.export import export
 from trainer.metrics import METRICS_FILE, read_metrics
@@ -46,3 +48,16 @@ def check_export(run: Path, validation: Path) -> None:
         loss = nll_sum(model(input_ids=batch.inputs).logits, batch.targets).item() / (batch.targets >= 0).sum().item()
     logged = [row["validation_loss"] for row in read_metrics(run / METRICS_FILE) if "validation_loss" in row][-1]
     assert loss == pytest.approx(logged, rel=1e-5 if model.dtype == torch.float32 else 1e-3)
+
+
+@pytest.mark.launcher
+def test_slices_that_train_another_model_stop_before_the_first_step(tmp_path):
+    """CodeGen's queries, values and keys lie in one matrix; Hugging Face's plan cuts it like any other."""
+    spec = {"model_type": "codegen", "n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": "auto"}
+    model = {"config": {**spec, "vocab_size": "auto"}, "attention": "eager"}
+    config = run_file(tmp_path / "run", write_shards(tmp_path / "train"), model=model, parallel={"tensor": 2})
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(config))
+    done = launch.run(2, "tests/unproven_slices.py", "--config", str(file))
+    assert done.returncode == 2 and 'a "codegen" model does not compute in slices what it does whole' in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

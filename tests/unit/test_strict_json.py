@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import pytest
 from pydantic import Field
 
@@ -18,6 +20,7 @@ class Outer(strict_json.StrictModel):
     inner: Inner
     name: str = "x"
     flag: bool = False
+    every: bool | Annotated[int, Field(ge=1)] | Literal["selective"] = False
 
 
 @pytest.fixture
@@ -73,6 +76,14 @@ def test_every_mistake_is_listed():
         "flag: Input should be a valid boolean (got 1)",
     ):
         assert said in message
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [(0, "0"), ("maybe", '"maybe"')])
+def test_a_value_of_no_allowed_kind_is_one_mistake(wrong, shown):
+    message = refusal(strict_json.validate, Outer, {"inner": {"learning_rate": 1.0}, "every": wrong}, "x.json")
+    _, line = message.split("\n")
+    assert line.startswith("  every: Input should be a valid boolean, or ")
+    assert line.endswith(f"or 'selective' (got {shown}).")
 
 
 def test_a_key_at_the_wrong_level_is_sent_home():

@@ -12,8 +12,7 @@ per cent (bench/long_windows.py), and knows no caps and scales on logits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from trainer.model import stand_in
 from trainer.model.loss import nll_sum
+from trainer.model.stand_in import BaseOutput, StandIn
 
 CHUNK_LOGITS = {"cpu": 2**24}
 """Logits computed at a time, by type of device: 64 MiB in fp32 on CPUs, whose caches gain nothing by more."""
@@ -108,73 +109,6 @@ class _ChunkedNLL(torch.autograd.Function):
         return None, None, None, of_hidden.mul_(upstream), *(next(scaled) if trained else None for trained in ctx.trained)
 
 
-class _Stub(nn.Module):
-    """Stands in for a submodule, whose settings it still tells."""
-
-    def __init__(self, original: nn.Module):
-        super().__init__()
-        self._original = [original]  # in a list: not to be registered as a submodule
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self._original[0], name)
-
-
-class _Head(_Stub):
-    """The head: keeps its input, and gives logits of no tokens, or given ones."""
-
-    def __init__(self, original: nn.Module, logits: torch.Tensor | None = None):
-        super().__init__(original)
-        self._logits = logits
-        self.hidden: torch.Tensor | None = None
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        self.hidden = hidden
-        return hidden[:, :0] if self._logits is None else self._logits
-
-
-class _Base(_Stub):
-    """Everything before the head: gives hidden states."""
-
-    def __init__(self, original: nn.Module, hidden: torch.Tensor):
-        super().__init__(original)
-        self._hidden = hidden
-
-    @property
-    def decoder(self) -> _Base:
-        """Some forward passes call this part of their base model."""
-        return self
-
-    def forward(self, *_: Any, **__: Any) -> _Outputs:
-        return _Outputs(self._hidden)
-
-
-class _Outputs(tuple):
-    """A base model's outputs: hidden states first, all else None."""
-
-    def __new__(cls, hidden: torch.Tensor) -> _Outputs:
-        return super().__new__(cls, (hidden,))
-
-    def __getattr__(self, name: str) -> torch.Tensor | None:
-        return self[0] if name == "last_hidden_state" else None
-
-
-@contextmanager
-def _replaced(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
-    """With other submodules in the places of some, by dotted name."""
-    places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], new) for name, new in modules.items()]
-    before = [owner._modules[name] for owner, name, _ in places]
-    try:
-        for owner, name, new in places:
-            owner._modules[name] = new
-        yield
-    finally:
-        for (owner, name, _), old in zip(places, before, strict=True):
-            owner._modules[name] = old
-
-
 def head_name(model: PreTrainedModel) -> str:
     """Dotted name of the module that yields the logits. Raises FusedLossError without one."""
     head = model.get_output_embeddings()
@@ -190,15 +124,17 @@ def after_head(model: PreTrainedModel) -> Projection | None:
     Found by running that forward pass with the base model and the head replaced; a skeleton will do. Raises FusedLossError
     where that fails, or where a token's logits depend on other tokens.
     """
-    stock, names = model.forward, (model.base_model_prefix, head_name(model))
-    base, head = model.base_model, model.get_output_embeddings()
+    stock = type(model).forward
+    name, head = head_name(model), model.get_output_embeddings()
     vocabulary, width = head.weight.shape
 
     def finish(logits: torch.Tensor) -> torch.Tensor:
-        stubs = _Base(base, logits.new_zeros(1, len(logits), width)), _Head(head, logits[None])
+        hidden = logits.new_zeros(1, len(logits), width)
+        base = StandIn(model.base_model, lambda *_, **__: BaseOutput(hidden))
+        base.decoder = base  # some forward passes call this part of their base model
+        twin = stand_in.twin(model, {model.base_model_prefix: base, name: StandIn(head, lambda _hidden: logits[None])})
         tokens = torch.zeros((1, len(logits)), dtype=torch.int64, device=logits.device)
-        with _replaced(model, dict(zip(names, stubs, strict=True))):
-            return stock(input_ids=tokens, use_cache=False).logits[0]
+        return stock(twin, input_ids=tokens, use_cache=False).logits[0]
 
     logits = torch.randn((3, vocabulary), generator=torch.Generator().manual_seed(0)) * 30
     try:
@@ -237,7 +173,7 @@ def installer(model: PreTrainedModel, fused: bool) -> Callable[[], None]:
 
 
 def _install(model: PreTrainedModel, fused: bool, name: str, finish: Projection | None) -> None:
-    stock, head = model.forward, model.get_submodule(name)
+    stock, head = type(model).forward, model.get_submodule(name)
     plain = head.forward
 
     def project(hidden: torch.Tensor) -> torch.Tensor:
@@ -250,17 +186,21 @@ def _install(model: PreTrainedModel, fused: bool, name: str, finish: Projection 
         chunk = chunk_tokens(model.config.vocab_size, hidden.device)
         return chunked_nll_sum(project, list(head.parameters()), hidden, targets, chunk)
 
-    @functools.wraps(stock)
+    @functools.wraps(model.forward)
     def forward(*arguments: Any, targets: torch.Tensor | None = None, **options: Any) -> Any:
         if targets is None or not fused:
-            outputs = stock(*arguments, **options)
+            outputs = stock(model, *arguments, **options)
             if targets is not None:
                 outputs.loss = nll_sum(outputs.logits, targets)
             return outputs
-        recorder = _Head(head)
-        with _replaced(model, {name: recorder}):
-            outputs = stock(*arguments, **options)
-        outputs.loss = head(recorder.hidden, targets=targets)
+        received: list[torch.Tensor] = []
+
+        def no_logits(hidden: torch.Tensor) -> torch.Tensor:
+            received.append(hidden)
+            return hidden[:, :0]
+
+        outputs = stock(stand_in.twin(model, {name: StandIn(head, no_logits)}), *arguments, **options)
+        outputs.loss = head(*received, targets=targets)
         return outputs
 
     head.forward, model.forward = head_forward, forward

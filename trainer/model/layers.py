@@ -7,7 +7,6 @@ block, for example, is called with the arguments that the stock code has for the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,9 +17,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from trainer.model import document_mask, recompute, routing
+from trainer.model import document_mask, recompute, routing, stand_in
 from trainer.model.families import Anatomy, anatomy
 from trainer.model.fused_loss import DeferredLogits
+from trainer.model.stand_in import BaseOutput, StandIn
 
 Carried = torch.Tensor | tuple[torch.Tensor, ...]
 """What goes from layer to layer: hidden states alone, or the tensors of `State` that there are."""
@@ -54,19 +54,6 @@ def unpack(carried: Carried) -> State:
     return State(hidden, **{"routing" if other.is_floating_point() else "positions": other for other in others})
 
 
-class _StandIn:
-    """Takes a stock module's place in a forward pass: it has that one's attributes, and another call."""
-
-    def __init__(self, stock: nn.Module, call: Callable[..., Any]):
-        self._stock, self._call = stock, call
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._call(*arguments, **options)
-
-
 class _Reached(Exception):
     """Ends a stock forward pass where it calls a block, with what it passes: hidden states and other arguments."""
 
@@ -76,36 +63,8 @@ class _Reached(Exception):
         (self.hidden, *self.others), self.options = arguments, options
 
 
-class _BaseOutput:
-    """Output of a base model: the last hidden states, and None for whatever else is asked for."""
-
-    def __init__(self, hidden: torch.Tensor):
-        self.last_hidden_state = hidden
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-    def __getitem__(self, index: int | slice) -> Any:
-        return (self.last_hidden_state,)[index]
-
-
 def _stop(*arguments: Any, **options: Any) -> None:
     raise _Reached(*arguments, **options)
-
-
-def _with(module: nn.Module, replaced: dict[str, Any]) -> nn.Module:
-    """A shallow copy of a module whose submodules of these dotted names are other callables; all else is shared."""
-    twin = copy.copy(module)
-    inner: dict[str, dict[str, Any]] = {}
-    for name, other in replaced.items():
-        head, _, rest = name.partition(".")
-        if rest:
-            inner.setdefault(head, {})[rest] = other
-        else:
-            twin.__dict__[name] = other  # found before the registered module of that name
-    for head, others in inner.items():
-        twin.__dict__[head] = _with(getattr(module, head), others)
-    return twin
 
 
 class Stock:
@@ -123,7 +82,7 @@ class Stock:
     def before(self, embedded: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
         """What the first block receives, from embedded tokens."""
         try:
-            self._run([_StandIn(self.blocks[0], _stop), *self.blocks[1:]], embedded, positions, training, {})
+            self._run([StandIn(self.blocks[0], _stop), *self.blocks[1:]], embedded, positions, training, {})
         except _Reached as call:
             return call.hidden
         raise AssertionError("the stock forward pass calls no block")
@@ -151,7 +110,7 @@ class Stock:
             return states[None]  # see `after`
 
         try:
-            self._run([_StandIn(block, record) for block in self.blocks], states, positions, False, self._skipped(states))
+            self._run([StandIn(block, record) for block in self.blocks], states, positions, False, self._skipped(states))
         except _Reached:
             return calls
         raise AssertionError(f"the stock forward pass calls {len(calls)} of {len(self.blocks)} blocks")
@@ -162,8 +121,8 @@ class Stock:
         # With a leading axis of one, it serves stock code that takes a block's output, as well as code that takes the first of
         # a block's outputs.
         *earlier, last = self.blocks
-        blocks = [_StandIn(block, lambda *_, **__: states[None]) for block in earlier]
-        blocks.append(_StandIn(last, lambda *_, **__: hidden[None]))
+        blocks = [StandIn(block, lambda *_, **__: states[None]) for block in earlier]
+        blocks.append(StandIn(last, lambda *_, **__: hidden[None]))
         output = self._run(blocks, states, positions, training, self._skipped(states))
         normed = output.last_hidden_state
         return normed[0] if normed.dim() > hidden.dim() else normed
@@ -171,15 +130,15 @@ class Stock:
     def logits(self, hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The whole model's logits, from what `after` gave, with `head` in the place of the stock head's matrix product."""
         parts, model = self.parts, self.model
-        base = _StandIn(self.base, lambda *_, **__: _BaseOutput(hidden))
-        twin = _with(model, {parts.base: base, parts.head: _StandIn(model.get_submodule(parts.head), head)})
+        base = StandIn(self.base, lambda *_, **__: BaseOutput(hidden))
+        twin = stand_in.twin(model, {parts.base: base, parts.head: StandIn(model.get_submodule(parts.head), head)})
         options = {"output_router_logits": False} if self.experts else {}
         return twin(inputs_embeds=hidden, use_cache=False, **options).logits
 
     def _run(
         self, blocks: list[Any], states: torch.Tensor, positions: torch.Tensor | None, training: bool, replaced: dict[str, Any]
     ) -> Any:
-        twin = _with(self.base, {self.parts.blocks[len(self.parts.base) + 1 :]: blocks, **replaced})
+        twin = stand_in.twin(self.base, {self.parts.blocks[len(self.parts.base) + 1 :]: blocks, **replaced})
         twin.training = training
         options = {} if positions is None else document_mask.position_arguments(twin, positions)
         return twin(inputs_embeds=states, use_cache=False, **options)
@@ -187,7 +146,7 @@ class Stock:
     def _skipped(self, states: torch.Tensor) -> dict[str, Any]:
         """Stand-ins for the parts before the blocks that yield something of the right shape."""
         names = [name[len(self.parts.base) + 1 :] for name in self.parts.before]
-        return {name: _StandIn(self.base.get_submodule(name), lambda *_, **__: states) for name in names}
+        return {name: StandIn(self.base.get_submodule(name), lambda *_, **__: states) for name in names}
 
 
 class BlockCall(NamedTuple):

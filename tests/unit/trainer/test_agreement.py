@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 
 from tests.corpora import write_shards
 from tests.models import run_file
-from trainer import agreement
-from trainer.agreement import AgreementError, check_space, checkpoint_bytes, compare, describe_clocks, describe_links, facts
-from trainer.disks import Disk
+from trainer.hosts import agreement
+from trainer.hosts.agreement import (
+    AgreementError,
+    check_space,
+    checkpoint_bytes,
+    compare,
+    describe_clocks,
+    describe_links,
+    facts,
+)
+from trainer.hosts.disks import Disk
 from trainer.preflight import prepare
 
 HOSTS = ["node0", "node0", "node1"]
@@ -79,8 +87,8 @@ def test_what_differs_is_named_with_host_value_and_way_out(same, name, value, wa
 
 
 def test_a_file_that_one_host_lacks(same):
-    other = {key: value for key, value in same.items() if key != "code trainer/disks.py"}
-    with pytest.raises(AgreementError, match=r"code trainer/disks.py: \w+ on node0 \(rank 0\); absent on node1 \(rank 1\)"):
+    other = {key: value for key, value in same.items() if key != "code trainer/hosts/disks.py"}
+    with pytest.raises(AgreementError, match=r"trainer/hosts/disks.py: \w+ on node0 \(rank 0\); absent on node1"):
         compare([same, other], ["node0", "node1"])
 
 

@@ -11,8 +11,9 @@ import pytest
 from strict_json import ConfigError
 from tests.corpora import write_shards
 from tests.models import run_file
-from trainer import batch, config, config_reference, topology
+from trainer import batch, config, config_reference
 from trainer.model import build
+from trainer.parallel import topology
 from trainer.preflight import prepare
 
 FOLDER = Path(__file__).resolve().parents[3] / "ds_configs"

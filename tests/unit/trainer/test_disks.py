@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import disks, run_folder
-from trainer.disks import Disk, _keepers, _newest_in_common
-from trainer.launch_env import Process
-from trainer.meeting import Meeting
+from trainer import run_folder
+from trainer.hosts import disks
+from trainer.hosts.disks import Disk, _keepers, _newest_in_common
+from trainer.hosts.launch_env import Process
+from trainer.hosts.meeting import Meeting
 from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, steps_on_disk
 
 RECORD = {"identity": {"seed": 1}}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import launch_env
-from trainer.launch_env import LaunchError, Process, current_process, first_host, in_slurm_step
+from trainer.hosts import launch_env
+from trainer.hosts.launch_env import LaunchError, Process, current_process, first_host, in_slurm_step
 
 SLURM = {  # srun -N 2 -n 3: two tasks on the first node
     "SLURM_JOB_ID": "4242",

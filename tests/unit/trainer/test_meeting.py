@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from trainer.launch_env import Process, named_ranks, places
-from trainer.meeting import Meeting, MeetingError, UnreachableError
+from trainer.hosts.launch_env import Process, named_ranks, places
+from trainer.hosts.meeting import Meeting, MeetingError, UnreachableError
 
 
 @pytest.fixture

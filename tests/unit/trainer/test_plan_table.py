@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
-from trainer import plan_table
 from trainer.batch import BatchPlan
+from trainer.parallel import plan_table
+from trainer.parallel.topology import Topology
 from trainer.preflight import prepare
-from trainer.topology import Topology
 
 
 def table(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.topology import AXES, ParallelSection, Topology, TopologyError, from_world
+from trainer.parallel.topology import AXES, ParallelSection, Topology, TopologyError, from_world
 
 SIZES = st.tuples(*[st.integers(1, 4)] * 4)
 

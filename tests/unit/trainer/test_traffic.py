@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import traffic
+from trainer.parallel import traffic
 
 PSI = 1_000_000
 FP32 = traffic.Sizes(PSI, data_parallel=64, micro_batches=1, parameter_bytes=4, gradient_bytes=4)

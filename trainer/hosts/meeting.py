@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.distributed import DistError, TCPStore
 
-from trainer.launch_env import Process, connects, find_first_process, named_ranks, places
+from trainer.hosts.launch_env import Process, connects, find_first_process, named_ranks, places
 
 PATIENCE_S = float(os.environ.get("MOENDA_MEETING_S", "600"))
 """How long ranks wait for the others: imports and preflight on a slow shared disk take minutes."""

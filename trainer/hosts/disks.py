@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer import run_folder
-from trainer.launch_env import named_ranks, places
+from trainer.hosts.launch_env import named_ranks, places
 
 if TYPE_CHECKING:
-    from trainer.meeting import Meeting
+    from trainer.hosts.meeting import Meeting
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from typing import Any
 
 from trainer import offload
 
-OP_NAMES = {"cpu": ("cpu_adam",), "nvme": ("cpu_adam", "async_io")}
-"""What DeepSpeed compiles for an offload device."""
 QUIET_S = 600
 """On a disk that other machines share a build may be theirs; one that has written nothing for so long is dead."""
 _SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "9p", "afs", "fuse", "pvfs", "wekafs")
@@ -42,9 +40,8 @@ def check(ds_config: dict[str, Any]) -> None:
 
 def needed_ops(ds_config: dict[str, Any]) -> Iterator[str]:
     """Operations that the configuration makes DeepSpeed compile."""
-    for key in offload.KEYS:
-        names = OP_NAMES.get(offload.device(ds_config, key), ())
-        yield from (name for name in names if key == "offload_optimizer" or name != "cpu_adam")
+    if offload.device(ds_config, "offload_optimizer") == "cpu":
+        yield "cpu_adam"
 
 
 def locks() -> list[Path]:

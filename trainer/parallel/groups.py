@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import distributed as dist
 
-from trainer.topology import Topology
+from trainer.parallel.topology import Topology
 
 
 class ParallelGroups:

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from trainer.disks import Disk
-from trainer.launch_env import places
-from trainer.meeting import Meeting
+from trainer.hosts.disks import Disk
+from trainer.hosts.launch_env import places
+from trainer.hosts.meeting import Meeting
 from trainer.model import build
 from trainer.preflight import RunPlan
 from trainer.state import flatten
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CODE = ("trainer/**/*.py", "data_prep/shards/*.py", "strict_json.py")
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 WAYS_OUT = {

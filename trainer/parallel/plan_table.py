@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.batch import BatchPlan
-from trainer.topology import Topology
+from trainer.parallel.topology import Topology
 
 MOST_ROWS = 20
 """Ranks that get a row each; of more, those of one pipeline stage share a row, and the middle of many stages is left out."""
