@@ -31,6 +31,7 @@ import xxhash
 
 from data_prep import packing
 from data_prep.shards import ShardHeader, TokenShards, write_manifest
+from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.windows import WAYS
 
 RIVAL, RIVAL_DOCUMENTS = "one at a time", 200_000
@@ -45,13 +46,17 @@ def write_lengths(folder: Path, documents: int) -> None:
         count = min(DOCUMENTS_PER_SHARD, documents - first)
         lengths = np.maximum(2, rng.lognormal(6.0, 1.27, count)).astype(np.int64)
         header = ShardHeader(int(lengths.sum()), count, 4 * int(lengths.sum()), 50_257, 50_256, "00" * 32)
-        tables = (np.cumsum(lengths) - lengths).astype("<u8").tobytes() + bytes(8 * header.blocks)
-        header = replace(header, tables_checksum=xxhash.xxh3_128_digest(tables))
+        starts = (np.cumsum(lengths) - lengths).astype("<u8").tobytes()
+        empty, rest = divmod(header.documents_offset, BLOCK_BYTES)
+        tail = bytes(rest) + starts
+        sums = [xxhash.xxh3_64_intdigest(tail[at : at + BLOCK_BYTES]) for at in range(0, len(tail), BLOCK_BYTES)]
+        table = np.array([xxhash.xxh3_64_intdigest(bytes(BLOCK_BYTES))] * empty + sums, "<u8").tobytes()
+        header = replace(header, blocks_checksum=xxhash.xxh3_128_digest(table))
         names.append(f"shard-{len(names):05d}.tokens")
         with open(folder / names[-1], "wb") as file:
             file.write(header.pack())
-            file.seek(header.tables_offset)
-            file.write(tables)
+            file.seek(HEADER_BYTES + header.documents_offset)
+            file.write(starts + table)
     write_manifest(folder, names)
 
 

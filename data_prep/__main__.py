@@ -195,6 +195,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     from data_prep.shards import TokenShards, documents, open_shards
     from data_prep.shards.plan import PlanFile
+    from data_prep.shards.storage import join, names_in
 
     shards = open_shards(options.shards, options.tokenizer)
     with tqdm(total=shards.tokens, unit="tok", unit_scale=True, desc="verify") as bar:
@@ -202,13 +203,17 @@ def _verify(options: argparse.Namespace) -> int:
     print(
         f"{options.shards}: {shards.tokens:,} tokens, {shards.documents:,} documents, fingerprint {shards.fingerprint}: whole"
     )
-    if isinstance(shards, TokenShards) and isinstance(shards.folder, Path):
+    if not isinstance(shards.folder, Path):
+        print("documents-*.parquet are checked where they are files of this machine")
+    elif isinstance(shards, TokenShards):
         tables = sum(1 for _ in documents.verify(shards))
         print(f"{tables:,} files documents-*.parquet: whole" if tables else "no documents-*.parquet: documents have no history")
-    plans = sorted((shards.folder / "plans").glob("*.plan")) if isinstance(shards.folder, Path) else []
-    for path in plans:
-        PlanFile.open(path, shards.fingerprint).verify()
-        print(f"{path}: whole")
+    plans = join(shards.folder, "plans")
+    for name in names_in(plans):
+        if name.endswith(".plan") and not name.startswith("."):
+            path = join(plans, name)
+            PlanFile.open(path, shards.fingerprint).verify()
+            print(f"{path}: whole")
     return 0
 
 

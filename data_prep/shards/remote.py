@@ -99,6 +99,16 @@ def fetch_whole(url: str, settings: CacheSettings, first: int | None) -> bytes |
     return _retried(url, settings, whole)
 
 
+def names(url: str, settings: CacheSettings) -> list[str]:
+    """Names of the files in a folder, in order; none where it is missing, or the server lists nothing. Raises ShardError after
+    the last attempt."""
+
+    def listed(fs: Any, path: str) -> list[str]:
+        return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=True))
+
+    return _retried(url, settings, listed) or []
+
+
 def _size_of(size: Any) -> int:
     if not isinstance(size, int):
         raise OSError("the server does not say the file's size")

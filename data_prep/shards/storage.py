@@ -181,6 +181,21 @@ def open_bytes(url: str | Path, cache: CacheSettings | None = None, version: str
     return RemoteFile(url if is_remote(url) else f"file://{Path(url).absolute()}", cache, version)
 
 
+def names_in(folder: str | Path, cache: CacheSettings | None = None) -> list[str]:
+    """Names of the files in a folder, in order; none where there is no such folder, or a server lists none. Raises ShardError
+    when it cannot be read."""
+    if is_remote(folder):
+        from data_prep.shards.remote import names
+
+        return names(str(folder), cache or CacheSettings())
+    try:
+        return sorted(path.name for path in Path(folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be read: {error.strerror}.") from None
+
+
 def read_whole(url: str | Path, cache: CacheSettings | None = None, first: int | None = None) -> bytes | None:
     """Content of a small file that may change (a manifest, a ledger), or the `first` bytes of any: as they are now, never from
     the cache; None when there is none. Raises ShardError when it cannot be read."""

@@ -20,6 +20,7 @@ from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.plan import PlanFile
 from data_prep.shards.windows import WAYS as WINDOW_WAYS
 from tests.corpora import write_documents
+from tests.launch import ROOT
 from tests.megatron_files import write_pair, write_tokenizer
 
 WAYS = {"best_fit": packing.best_fit, "pad": packing.pad}
@@ -345,3 +346,10 @@ def test_memory_does_not_grow_with_documents(tmp_path):
         peaks.append(float(done.stdout))
     # the tables of 1.6 million documents alone are 13 MB; sorted all at a time they took 100 MB
     assert peaks[1] - peaks[0] < 6, peaks
+
+
+def test_the_bench_packs_the_shards_that_it_makes():
+    """A small round of it: every way, and shards that are read as real ones."""
+    line = [sys.executable, "bench/packing.py", "--documents", "3000", "--windows", "1024", "--rounds", "1"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "best_fit" in done.stdout, done.stdout + done.stderr

@@ -225,7 +225,13 @@ def test_commands_take_a_url(corpus, cache, tmp_path, capsys, monkeypatch):
         table = pa.Table.from_pylist(rows, HISTORY)
         pq.write_table(table, folder / name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
     url = folder.as_uri()
-    assert main(["verify", url]) == 0 and f"{url}: " in capsys.readouterr().out
+    plan = packing.make(shards, "best_fit", 32).path
+    assert main(["verify", url]) == 0
+    said = capsys.readouterr().out
+    assert f"{url}: " in said and f"{url}/plans/{plan.name}: whole" in said
+    plan.write_bytes(plan.read_bytes()[:-1])
+    assert main(["verify", url]) == 2 and f"{url}/plans/{plan.name}: truncated" in capsys.readouterr().err
+    plan.unlink()
     assert main(["trace", url, "--window", "0", "--length", "64"]) == 0
     assert capsys.readouterr().out.split()[-5:] == ["tokens", "shard-00000.tokens", "s", "MIT", "u"]
     assert main(["pack", url, "--length", "64", "--dry-run"]) == 0 and "not written" in capsys.readouterr().out
