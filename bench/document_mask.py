@@ -62,11 +62,12 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
         targets = sum(int((micro.targets != IGNORED).sum()) for micro in micro_batches)
         total = 0.0
         for micro in micro_batches:
-            for row in range(len(micro.inputs)):
+            inputs, next_tokens = micro.on("cpu")
+            for row in range(len(inputs)):
                 starts = (micro.positions[row] == 0).nonzero().flatten().tolist()
                 for start, stop in zip(starts, [*starts[1:], LENGTH], strict=True):
-                    logits = model(input_ids=micro.inputs[row : row + 1, start:stop]).logits[0]
-                    loss = functional.cross_entropy(logits, micro.targets[row, start:stop], reduction="sum") / targets
+                    logits = model(input_ids=inputs[row : row + 1, start:stop]).logits[0]
+                    loss = functional.cross_entropy(logits, next_tokens[row, start:stop], reduction="sum") / targets
                     loss.backward()
                     total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), section.gradient_clipping)

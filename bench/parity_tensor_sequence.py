@@ -147,7 +147,7 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
         batches = [rank.step(tokens) for rank in ranks]
         tokens += batches[0].plan.global_batch_tokens
         micro_batches = [micro for batch in batches for micro in batch.micro_batches]
-        inputs, targets = (torch.cat([getattr(micro, name) for micro in micro_batches]) for name in ("inputs", "targets"))
+        inputs, targets = (torch.cat(parts) for parts in zip(*(micro.on("cpu") for micro in micro_batches), strict=True))
         padding += int((targets == IGNORED).sum())
         logits = model(input_ids=inputs).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)

@@ -225,8 +225,7 @@ class ZeroEngine(_Engine):
 
     def _losses(self, micro_batch: MicroBatch, options: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Summed negative log-likelihood, and the experts' auxiliary loss (trainer.model.routing), where the model has one."""
-        device = self.deepspeed.device
-        inputs, targets = micro_batch.inputs.to(device), micro_batch.targets.to(device)
+        inputs, targets = micro_batch.on(self.deepspeed.device)
         output = self.deepspeed(input_ids=inputs, targets=targets, use_cache=False, **options)
         return output.loss, self._auxiliary(output)
 
@@ -276,8 +275,11 @@ class PipelineEngine(_Engine):
             self._sent = sent
         if not self._reads_data:
             return None
-        inputs = (batch.inputs if batch.positions is None else (batch.inputs, batch.positions) for batch in micro_batches)
-        return ((one, (batch.targets, weight)) for one, batch in zip(inputs, micro_batches, strict=True))
+        return (self._sendable(batch, weight) for batch in micro_batches)
+
+    def _sendable(self, batch: MicroBatch, weight: torch.Tensor) -> tuple[Any, Any]:
+        inputs, targets = batch.on(self.deepspeed.device)
+        return inputs if batch.positions is None else (inputs, batch.positions), (targets, weight)
 
 
 def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

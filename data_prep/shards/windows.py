@@ -19,17 +19,33 @@ WAYS = ("concatenate", *FILED)
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows as arrays, one row each. `inputs` and `targets` are views of the same tokens."""
+    """Windows as arrays, one row each."""
 
-    inputs: np.ndarray
-    """int64 [windows, sequence_length]; the end-of-document id where there is padding, or a document was taken down."""
-    targets: np.ndarray
-    """int64 [windows, sequence_length]: the token after each input."""
+    tokens: np.ndarray
+    """int32 [windows, sequence_length + 1]: inputs, then the last one's target; the end-of-document id where there is padding,
+    or a document was taken down."""
     real: np.ndarray
     """bool [windows, sequence_length]: the targets that count."""
     positions: np.ndarray | None
     """int64 [windows, sequence_length], with document masks: places within the document's piece, from 0 where a document, its
     next piece, or padding starts."""
+
+    @classmethod
+    def empty(cls, windows: int, sequence_length: int, positions: bool) -> WindowBatch:
+        """Arrays of these shapes, to be filled."""
+        shape = windows, sequence_length
+        tokens = np.empty((windows, sequence_length + 1), dtype=np.int32)
+        return cls(tokens, np.empty(shape, dtype=bool), np.empty(shape, dtype=np.int64) if positions else None)
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """int32 [windows, sequence_length], a view."""
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int32 [windows, sequence_length], a view: the token after each input."""
+        return self.tokens[:, 1:]
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class Windows:
 
     def spans(self, index: int) -> list[tuple[int, int]]:
         """(start, stop) in the stream of the inputs of a window, piece by piece."""
-        pieces = self._pieces(np.array([index]))
+        pieces = self._pieces(np.array([index]), np.zeros(1, dtype=np.int64))
         stops = pieces.starts + np.minimum(pieces.sizes, self.sequence_length - pieces.places)
         return list(zip(pieces.starts.tolist(), stops.tolist(), strict=True))
 
@@ -113,36 +129,43 @@ class Windows:
 
         Raises IndexError for other numbers outside 0 to len(self) - 1, ShardError for damaged shards or plans.
         """
-        pieces = self._pieces(np.asarray(indices, dtype=np.int64))
-        count, length = len(indices), self.sequence_length
-        tokens = np.empty((count, length + 1), dtype=np.int64)
+        batch = WindowBatch.empty(len(indices), self.sequence_length, self.documents)
+        self.fill(batch, np.arange(len(indices)), indices)
+        return batch
+
+    def fill(self, batch: WindowBatch, rows: np.ndarray, indices: np.ndarray) -> None:
+        """`read` into these rows of a batch, one for each number."""
+        pieces = self._pieces(np.asarray(indices, dtype=np.int64), rows)
+        tokens, real, length = batch.tokens, batch.real, self.sequence_length
         self.shards.read_into(pieces.starts, pieces.sizes, tokens.reshape(-1), pieces.rows * (length + 1) + pieces.places)
-        filled = np.zeros(count, dtype=np.int64)
+        filled = np.zeros(len(tokens), dtype=np.int64)
         filled[pieces.rows] = pieces.places + pieces.sizes  # of several pieces in a row the last one's stays
-        real = np.ones((count, length), dtype=bool)
+        filled = filled[rows]
+        real[rows] = True
         short = np.flatnonzero(filled <= length)
-        for row, size in zip(short.tolist(), filled[short].tolist(), strict=True):
+        for row, size in zip(rows[short].tolist(), filled[short].tolist(), strict=True):
             tokens[row, size:] = self.shards.eod_id
             real[row, max(size - 1, 0) :] = False
         self._mask_takedowns(pieces, tokens, real)
-        positions = None
         if self.documents:
-            rows, places = self._document_starts(pieces)
-            real[rows, places - 1] = False
-            positions = _positions(rows, places, filled, length)
-        return WindowBatch(tokens[:, :-1], tokens[:, 1:], real, positions)
+            starts, places = self._document_starts(pieces)
+            real[starts, places - 1] = False
+            number = np.empty(len(tokens), dtype=np.int64)
+            number[rows] = np.arange(len(rows))
+            batch.positions[rows] = _positions(number[starts], places, filled, length)
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Say which windows are read soon: their tokens are fetched in the background where the shards are remote."""
         if self.shards.is_fetched:
-            pieces = self._pieces(np.asarray(indices, dtype=np.int64))
+            pieces = self._pieces(np.asarray(indices, dtype=np.int64), np.arange(len(indices)))
             self.shards.prefetch(pieces.starts, pieces.sizes)
 
-    def _pieces(self, indices: np.ndarray) -> _Pieces:
+    def _pieces(self, indices: np.ndarray, rows: np.ndarray) -> _Pieces:
+        """Of the windows of these numbers, each for its row."""
         if len(indices) and not -1 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"windows {indices.min()} to {indices.max()} of {len(self)}")
-        rows = np.flatnonzero(indices >= 0)
-        indices = indices[rows]
+        full = indices >= 0
+        rows, indices = rows[full], indices[full]
         if self._plan is None:
             starts = indices * self.sequence_length
             sizes = np.minimum(self.sequence_length + 1, self.shards.tokens - starts)

@@ -88,7 +88,8 @@ def check_export(run: Path, validation: Path, bf16: bool) -> None:
     windows = Windows(TokenShards.open(validation), 32)
     batch = read_windows(windows, np.arange(len(windows)))
     with torch.no_grad():
-        loss = nll_sum(model(input_ids=batch.inputs).logits, batch.targets).item() / (batch.targets >= 0).sum().item()
+        inputs, targets = batch.on("cpu")
+        loss = nll_sum(model(input_ids=inputs).logits, targets).item() / (targets >= 0).sum().item()
     logged = [row["validation_loss"] for row in read_metrics(run / METRICS_FILE) if "validation_loss" in row][-1]
     assert loss == pytest.approx(logged, rel=1e-3 if bf16 else 1e-5)
     again = subprocess.run(

@@ -40,19 +40,12 @@ class Corpus:
 
     def read(self, sources: np.ndarray, windows: np.ndarray) -> WindowBatch:
         """Windows by the numbers of their sources and their own."""
-        parts = [(number, np.flatnonzero(sources == number)) for number in range(len(self.windows))]
-        parts = [(number, rows) for number, rows in parts if len(rows)]
-        if len(parts) == 1:
-            return self.windows[parts[0][0]].read(windows)
-        count, length = len(windows), self.sequence_length
-        tokens, real = np.empty((count, length + 1), dtype=np.int64), np.empty((count, length), dtype=bool)
-        positions = np.empty((count, length), dtype=np.int64) if self.windows[0].documents else None
-        for number, rows in parts:
-            batch = self.windows[number].read(windows[rows])
-            tokens[rows, :-1], tokens[rows, -1], real[rows] = batch.inputs, batch.targets[:, -1], batch.real
-            if positions is not None:
-                positions[rows] = batch.positions
-        return WindowBatch(tokens[:, :-1], tokens[:, 1:], real, positions)
+        batch = WindowBatch.empty(len(windows), self.sequence_length, self.windows[0].documents)
+        for number, source in enumerate(self.windows):
+            rows = np.flatnonzero(sources == number)
+            if len(rows):
+                source.fill(batch, rows, windows[rows])
+        return batch
 
     @property
     def tokens(self) -> int:

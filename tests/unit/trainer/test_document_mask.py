@@ -371,7 +371,8 @@ def probe(model: torch.nn.Module, masks=DocumentMasks, precision: str = "fp32", 
         total = 0.0
         for micro in micro_batches:
             with applied(micro.positions, torch.device("cpu")) as options:
-                total += nll_sum(model(micro.inputs, use_cache=False, **options).logits, micro.targets).item()
+                inputs, targets = micro.on("cpu")
+                total += nll_sum(model(inputs, use_cache=False, **options).logits, targets).item()
         return total, 1
 
     config = SimpleNamespace(run=SimpleNamespace(seed=1), model=SimpleNamespace(attention=model.config._attn_implementation))
