@@ -16,8 +16,8 @@ and deferred maps where the indexes are built; the others by their StreamingData
 DataLoader (litdata: its StreamingDataLoader) in the one process, for the largest corpus also with 2 workers. moenda's figures
 are of the trainer's own Loader: a first step of one batch, then steps of 16 (0.5 M tokens, GPT-3's smallest). It checks each
 block of 64 KiB when it is first touched, which the first windows pay; "whole epoch" is the mean over all windows, "verified
-before" an epoch's end. Its ids are int32, which the training step widens on its device; the rivals' are int64. The ceiling is
-numpy.memmap: rows copied at shuffled places into one array, used again, as they are (uint16).
+before" an epoch's end. Its ids are uint16 as they are stored, and widened on the device that trains; the rivals' are int64. The
+ceiling is numpy.memmap: rows copied, as they are, at shuffled places into one array, used again.
 
 mosaicml-streaming asks for transformers < 5 and numpy < 2.2, and two of the rivals bring torchvision, whose CUDA build
 transformers cannot import beside a CPU torch. So the rivals have an environment of their own, whose python is --rivals (without
@@ -79,7 +79,7 @@ def windows_per_second(batches: Iterator, count: int) -> float:
 def check(inputs, targets) -> None:
     """The same work from every way; targets that do not count are negative."""
     inputs, targets = np.asarray(inputs), np.asarray(targets)
-    assert inputs.shape == targets.shape == (BATCH, LENGTH) and inputs.dtype == targets.dtype and inputs.dtype in (np.int32, np.int64)
+    assert inputs.shape == targets.shape == (BATCH, LENGTH) and inputs.dtype == targets.dtype
     assert ((inputs[:, 1:] == targets[:, :-1]) | (targets[:, :-1] < 0)).all()
 
 

@@ -46,8 +46,6 @@ MAX_SHARDS = 4096
 """Shards of a folder of which a process remembers what it checked: about 5 KiB each; 1.1 T tokens in shards of 2**28."""
 LOOKED_FOR = 1000
 """Local shards whose files are looked for, with the right size, when the folder is opened."""
-COPIED_TOGETHER = 1 << 17
-"""Tokens that are read one behind the other before they are copied to their places: what a processor's own cache holds."""
 LOOKED_INTO = 16
 """Local shards whose headers are read then, too."""
 
@@ -180,7 +178,8 @@ class TokenShards:
     def read_into(self, starts: np.ndarray, sizes: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
         """Copy the tokens [starts[k], starts[k] + sizes[k]) of the stream to out[places[k]:places[k] + sizes[k]], for all k.
 
-        Arguments are int64 [spans], but `out`, integers [any]. Raises IndexError for what is not in the stream.
+        Arguments are int64 [spans], but `out`, integers [any], read in place where they are of the shards' type. Raises
+        IndexError for what is not in the stream.
         """
         if not len(starts):
             return
@@ -192,25 +191,21 @@ class TokenShards:
         first, width = self._index.first, self.dtype.itemsize
         shards = np.minimum(np.searchsorted(first, starts, side="right"), self.shard_count) - 1
         inside = stops <= first[shards + 1]
-        in_a_row = bool((places[1:] == places[:-1] + sizes[:-1]).all())  # then many are copied to their places together
-        room = max(int(sizes.max()), COPIED_TOGETHER if in_a_row else 0)
-        raw = np.empty(room, self.dtype)
-        buffer, done, place = memoryview(raw).cast("B"), 0, int(places[0])
+        raw = out if out.dtype == self.dtype and out.flags.c_contiguous and out.size else np.empty(int(sizes.max()), self.dtype)
+        buffer = memoryview(raw).cast("B")
+        into = places * width if raw is out else np.zeros_like(places)
         offsets = (starts - first[shards]) * width
         whole = np.flatnonzero(inside & (sizes > 0))
         readers = self._checked(shards[whole], offsets[whole], offsets[whole] + sizes[whole] * width)
-        columns = (shards, offsets, sizes, inside, starts, places)
-        for index, offset, size, one, start, wanted in zip(*(column.tolist() for column in columns), strict=True):
-            if done + size > room or not in_a_row:
-                out[place : place + done] = raw[:done]
-                done, place = 0, wanted
-            part = buffer[done * width : (done + size) * width]
+        columns = (shards, offsets, sizes, inside, starts, places, into)
+        for index, offset, size, one, start, place, at in zip(*(column.tolist() for column in columns), strict=True):
+            part = buffer[at : at + size * width]
             if one and size:
                 readers[index](HEADER_BYTES + offset, part)
             else:
                 self._read_raw(start, part)
-            done += size
-        out[place : place + done] = raw[:done]
+            if raw is not out:
+                out[place : place + size] = raw[:size]
 
     def _checked(
         self, shards: np.ndarray, starts: np.ndarray, stops: np.ndarray

@@ -22,8 +22,8 @@ class WindowBatch:
     """Windows as arrays, one row each."""
 
     tokens: np.ndarray
-    """int32 [windows, sequence_length + 1]: inputs, then the last one's target; the end-of-document id where there is padding,
-    or a document was taken down."""
+    """[windows, sequence_length + 1], of the shards' own type of integers: inputs, then the last one's target; the
+    end-of-document id where there is padding, or a document was taken down."""
     real: np.ndarray
     """bool [windows, sequence_length]: the targets that count."""
     positions: np.ndarray | None
@@ -31,20 +31,20 @@ class WindowBatch:
     next piece, or padding starts."""
 
     @classmethod
-    def empty(cls, windows: int, sequence_length: int, positions: bool) -> WindowBatch:
+    def empty(cls, windows: int, sequence_length: int, positions: bool, dtype: np.dtype) -> WindowBatch:
         """Arrays of these shapes, to be filled."""
         shape = windows, sequence_length
-        tokens = np.empty((windows, sequence_length + 1), dtype=np.int32)
+        tokens = np.empty((windows, sequence_length + 1), dtype)
         return cls(tokens, np.empty(shape, dtype=bool), np.empty(shape, dtype=np.int64) if positions else None)
 
     @property
     def inputs(self) -> np.ndarray:
-        """int32 [windows, sequence_length], a view."""
+        """[windows, sequence_length], a view."""
         return self.tokens[:, :-1]
 
     @property
     def targets(self) -> np.ndarray:
-        """int32 [windows, sequence_length], a view: the token after each input."""
+        """[windows, sequence_length], a view: the token after each input."""
         return self.tokens[:, 1:]
 
 
@@ -129,7 +129,7 @@ class Windows:
 
         Raises IndexError for other numbers outside 0 to len(self) - 1, ShardError for damaged shards or plans.
         """
-        batch = WindowBatch.empty(len(indices), self.sequence_length, self.documents)
+        batch = WindowBatch.empty(len(indices), self.sequence_length, self.documents, self.shards.dtype)
         self.fill(batch, np.arange(len(indices)), indices)
         return batch
 

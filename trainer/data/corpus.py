@@ -40,7 +40,8 @@ class Corpus:
 
     def read(self, sources: np.ndarray, windows: np.ndarray) -> WindowBatch:
         """Windows by the numbers of their sources and their own."""
-        batch = WindowBatch.empty(len(windows), self.sequence_length, self.windows[0].documents)
+        dtype = np.result_type(*(source.shards.dtype for source in self.windows))
+        batch = WindowBatch.empty(len(windows), self.sequence_length, self.windows[0].documents, dtype)
         for number, source in enumerate(self.windows):
             rows = np.flatnonzero(sources == number)
             if len(rows):

@@ -27,8 +27,8 @@ STEPS_AHEAD = 2
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Windows of one forward pass, each tensor [windows, length]. Token ids are int32 on the host: half the memory, and half of
-    what is sent to a device."""
+    """Windows of one forward pass, each tensor [windows, length]. Token ids are of the shards' type, two bytes for most
+    vocabularies, until they are on a device: a quarter of the memory, and of what is sent there."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -63,7 +63,9 @@ class StepBatch:
 
 def micro_batch(windows: WindowBatch, sequence_length: int) -> MicroBatch:
     """Windows as tensors, each cut into equal parts of `sequence_length` tokens."""
-    targets = windows.targets if windows.real.all() else np.where(windows.real, windows.targets, IGNORED)
+    targets = windows.targets
+    if not windows.real.all():
+        targets = np.where(windows.real, targets.astype(np.int32), np.int32(IGNORED))
     positions = windows.positions
     if positions is not None and sequence_length < positions.shape[1]:
         positions = positions.reshape(-1, sequence_length)
