@@ -2,7 +2,8 @@
 
     deepspeed [--hostfile hostfile] trainer/train.py --config ds_configs/x.json [--set key=value ...]
 
-Starting the same run file again resumes its run. Exit codes: 0 done, 2 a mistake to mend in the run file or the data.
+Starting the same run file again resumes its run. Exit codes: 0 done, 1 a rank failed, 2 a mistake to mend in the run file or
+the data.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trainer.engine import build_engine, check_precision, device_name, device_ty
 from trainer.hosts import agreement, compiled_ops, disks
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process
-from trainer.hosts.meeting import Meeting, UnreachableError
+from trainer.hosts.meeting import Meeting, UnreachableError, lost_contact
 from trainer.ledger import Ledger, LedgerError
 from trainer.model.build import ModelError
 from trainer.model.document_mask import DocumentMaskError
@@ -76,11 +77,27 @@ def main(arguments: list[str] | None = None) -> int:
         except REFUSALS as error:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
+        except RuntimeError as error:
+            if not lost_contact(error):
+                raise
+            print(f"moenda: {_farewell(plan, process, hosts, error)}", file=sys.stderr, flush=True)
+            return 1
     elif process.is_first:
         print(f"This run is complete ({plan.start.step} steps). Raise schedule.total_tokens to train it further.")
     if lock:
         lock.close()
     return 0
+
+
+def _farewell(plan: RunPlan, process: Process, hosts: list[str], error: RuntimeError) -> str:
+    saved = run_folder.checkpoints_in(plan.folder / run_folder.CHECKPOINTS)
+    goes_on = f"from {saved[-1]}" if saved else "from the first step, as there is no checkpoint yet"
+    reason = " ".join(str(error).split()).partition("] ")[2] or str(error)  # behind the place in torch's sources
+    return (
+        f"rank {process.rank} on {hosts[process.rank]} has lost another rank: that one, or its machine or network, failed "
+        f"first, and its own last lines say why, if it could write any ({reason[:100]}). The same "
+        f"command goes on {goes_on}."
+    )
 
 
 def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPlan, Disk, list[str], TextIO | None]:

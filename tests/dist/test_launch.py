@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -85,3 +88,29 @@ def test_two_jobs_cannot_share_a_run_folder(shards, tmp_path):
         done = launch.run(2, "trainer/train.py", "--config", str(file))
     assert done.returncode != 0
     assert "is in use by process" in done.stderr
+
+
+@pytest.mark.launcher
+def test_a_rank_whose_neighbour_is_gone_says_so_and_what_to_do(tmp_path):
+    """Two ranks without a launcher, which would end the other one itself."""
+    config = run_file(tmp_path / "run", write_shards(tmp_path / "train", documents=2000), schedule={"total_tokens": 400 * 512})
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    line = [sys.executable, "trainer/train.py", "--config", str(tmp_path / "run.json")]
+    jobs, logs = [], [(tmp_path / f"rank{rank}").open("w+") for rank in range(2)]
+    for rank, log in enumerate(logs):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        environment = {**launch.environment(), **address, **place}
+        jobs.append(subprocess.Popen(line, cwd=launch.ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        assert jobs[0].poll() is None and time.monotonic() < deadline, logs[0].seek(0) or logs[0].read()
+        time.sleep(0.01)
+    jobs[1].kill()
+    assert jobs[0].wait(120) == 1
+    said = (tmp_path / "rank0").read_text()
+    assert "Traceback" not in said and re.search(r"moenda: rank 0 on \S+ has lost another rank", said), said[-3000:]
+    assert re.search(r"The same command goes on from \S+/run/checkpoints/step-\d{8}\.$", said, re.MULTILINE)
+    jobs[1].wait()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import DistError, TCPStore
+from torch.distributed import DistBackendError, DistError, DistNetworkError, TCPStore
 
 from trainer.hosts.launch_env import Process, connects, find_first_process, named_ranks, places
 
@@ -190,6 +190,11 @@ class Meeting:
 
     def _me(self) -> str:
         return f"rank {self.process.rank} on {socket.gethostname()}"
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone, or the way to it, and not for what this rank did."""
+    return isinstance(error, (DistBackendError, DistNetworkError)) or "/gloo/transport/" in str(error)
 
 
 def _errors(texts: list[str | None], hosts: list[str], silence: str) -> None:
