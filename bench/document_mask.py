@@ -34,7 +34,6 @@ from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate
 from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.model.loss import IGNORED
 from trainer.preflight import RunPlan, prepare
 from trainer.train import train
 
@@ -59,7 +58,7 @@ def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
     curve = []
     for step in range(plan.total_steps):
         micro_batches = [micro for rank in ranks for micro in rank.step(step * TOKENS).micro_batches]
-        targets = sum(int((micro.targets != IGNORED).sum()) for micro in micro_batches)
+        targets = sum(micro.real_targets for micro in micro_batches)
         total = 0.0
         for micro in micro_batches:
             inputs, next_tokens = micro.on("cpu")

@@ -38,7 +38,7 @@ from trainer.model import (
     sequence_parallel,
     tensor_probe,
 )
-from trainer.model.loss import IGNORED, micro_batch_weight, nll_sum
+from trainer.model.loss import micro_batch_weight, nll_sum
 from trainer.model.sequence_parallel import SequenceParallel
 from trainer.model.tensor_parallel import Slices
 from trainer.optimizer import adamw, parameter_groups
@@ -199,7 +199,7 @@ class ZeroEngine(_Engine):
         for micro_batch in micro_batches:
             with self._own(micro_batch) as (mine, options):
                 total[0] += self._losses(mine, options)[0].double()
-            total[1] += (mine.targets != IGNORED).sum()
+            total[1] += mine.real_targets
         nll, targets = add_up(total, self._token_group).tolist()
         return nll, int(targets)
 
@@ -264,7 +264,7 @@ class PipelineEngine(_Engine):
             group = micro_batches[start : start + self.batch.gradient_accumulation_steps]
             mean = self.deepspeed.eval_batch(self._weighted(group, one), num_micro_batches=len(group))
             total += mean.item() * len(group) * self.batch.data_parallel_size
-        targets = torch.tensor(sum(int((batch.targets != IGNORED).sum()) for batch in micro_batches), device=one.device)
+        targets = torch.tensor(sum(batch.real_targets for batch in micro_batches), device=one.device)
         return total, int(add_up(targets, self._data_group))
 
     def _weighted(self, micro_batches: list[MicroBatch], weight: torch.Tensor) -> Iterator[tuple[Any, Any]] | None:

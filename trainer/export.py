@@ -69,6 +69,7 @@ def _trained_model(source: Path, identity: dict[str, Any], precision: str) -> Pr
     model = build.skeleton(config, "eager" if identity["attention"].startswith("flash") else identity["attention"])
     tied = model.all_tied_weights_keys
     expected = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False) if name not in tied}
+    buffers = {name: value for name, value in model.state_dict().items() if name not in expected and name not in tied}
     found = {}
     slices = identity.get("tensor", 1)
     for name, tensor in checkpoint.hugging_face_weights(source, model, identity["pipeline_stages"], slices):
@@ -76,6 +77,8 @@ def _trained_model(source: Path, identity: dict[str, Any], precision: str) -> Pr
             if tuple(tensor.shape) != expected[name]:
                 raise ExportError(f"{source}: {name} is {tuple(tensor.shape)}, the model needs {expected[name]}.")
             found[name] = tensor.to(DTYPES[precision])
+        elif name in buffers and tensor.shape == buffers[name].shape:
+            found[name] = tensor.to(buffers[name].dtype)
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ExportError(f"{source}: {len(missing)} of {len(expected)} parameters are missing, first {missing[0]}.")

@@ -40,6 +40,11 @@ class MicroBatch:
         """Inputs and targets as models and losses take them, int64 on a device."""
         return self.inputs.to(device).long(), self.targets.to(device).long()
 
+    @property
+    def real_targets(self) -> int:
+        """How many there are to learn. Widened first: in an unsigned type some token would equal IGNORED."""
+        return int((self.targets.long() != IGNORED).sum())
+
     def split(self, parts: int) -> list[MicroBatch]:
         """Equal parts, as views."""
         size = len(self.inputs) // parts

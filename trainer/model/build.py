@@ -7,7 +7,10 @@ the seed and the chunk's name alone, so every way of splitting the model starts 
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
@@ -88,6 +91,7 @@ def _inline_config(
     if closed:  # Hugging Face takes any key in silence
         known = {*defaults.to_dict(), *type(defaults).attribute_map, "tie_word_embeddings", "dtype"}
         known |= set(rope.OLDER_KEYS) if "rope_parameters" in known else set()
+        known |= _read_if_there(defaults)
         for key in values.keys() - known:
             hint = strict_json.did_you_mean(key, known)
             raise strict_json.ConfigError(f'{origin}.{key}: unknown key of a "{model_type}" configuration.{hint}')
@@ -105,6 +109,14 @@ def _inline_config(
     if closed:
         rope.check(config, defaults, origin)
     return config
+
+
+def _read_if_there(config: PretrainedConfig) -> set[str]:
+    """Keys that the causal LM's code reads where a configuration has them, such as Qwen3-MoE's head_dim."""
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if causal is None:
+        return set()
+    return set(re.findall(r'getattr\(\s*(?:self\.)?config,\s*"(\w+)"', inspect.getsource(sys.modules[causal.__module__])))
 
 
 def _changed(trained: PretrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
@@ -198,9 +210,8 @@ def shape(model: PreTrainedModel, sequence_length: int) -> ModelShape:
 
 
 def chunks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(dotted name, module) of every chunk, in the model's order: together they own every parameter and buffer."""
-    owns_tensors = any(True for _ in model.parameters(recurse=False)) or any(True for _ in model.buffers(recurse=False))
-    if owns_tensors or not any(True for _ in model.children()):
+    """(dotted name, module) of every chunk, in the model's order: together they own every parameter."""
+    if any(True for _ in model.parameters(recurse=False)) or not any(True for _ in model.children()):
         yield prefix, model
         return
     for name, child in model.named_children():
@@ -211,6 +222,13 @@ def chunks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
             yield from chunks(child, dotted)
 
 
+def place_buffers(model: nn.Module, device: torch.device | str) -> None:
+    """Move all buffers to a device, also those that lie outside of chunks."""
+    for owner in model.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            setattr(owner, name, buffer.to(device))
+
+
 def compile_blocks(model: nn.Module) -> None:
     """Let torch.compile have each block, at its first call: blocks alike share what is compiled. Names and weights stay."""
     for name, module in chunks(model):
@@ -219,7 +237,8 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 class Weights:
-    """Parameters of a model by name, from a local Hugging Face folder of safetensors files, read one at a time.
+    """Parameters and persistent buffers (routing biases) of a model by name, from a local Hugging Face folder of safetensors
+    files, read one at a time.
 
     Files may use the names of older Hugging Face releases or of the base model, as `from_pretrained` accepts them.
     """
@@ -242,7 +261,7 @@ class Weights:
         transforms = get_model_conversion_mapping(model)
         renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
         converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-        known = dict(model.named_parameters(remove_duplicate=False))
+        known = model.state_dict(keep_vars=True)
         self._place: dict[str, tuple[Path, str]] = {}
         for path in (self.folder / name for name in files):
             for stored in _keys(path):
@@ -270,16 +289,17 @@ class Weights:
             return file.get_tensor(stored)
 
     def check(self, model: PreTrainedModel) -> None:
-        """Raise ModelError unless the files hold every parameter of `model` in its shape."""
+        """Raise ModelError unless the files hold every parameter of `model` in its shape; buffers may be left out."""
         tied = model.all_tied_weights_keys
-        wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if name not in tied}
-        missing = [name for name in wanted if name not in self]
+        parameters = {name for name, _ in model.named_parameters()} - tied.keys()
+        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+        missing = [name for name in wanted if name in parameters and name not in self]
         wrong = [name for name in wanted if name in self and self.shape(name) != wanted[name]]
         if missing or wrong:
             shown = [f"{name}: absent, {wanted[name]} needed" for name in missing[:3]]
             shown += [f"{name}: {self.shape(name)}, {wanted[name]} needed" for name in wrong[:3]]
             raise ModelError(
-                f"{self.folder} holds another model than model.config: {len(missing)} of {len(wanted)} parameters are "
+                f"{self.folder} holds another model than model.config: {len(missing)} of {len(parameters)} parameters are "
                 f"absent and {len(wrong)} differ in shape ({'; '.join(shown)}). Leave model.config out to take the "
                 f"configuration from model.init_from."
             )
@@ -304,8 +324,8 @@ def materialise(
     """Fill the named chunks on `device`, yielding each filled module so that the caller can shard it before the next.
 
     Parameters are drawn by the model's own Hugging Face initialisation in float32, or read from `weights`, then kept in
-    `dtype`; buffers keep theirs. Call `model.tie_weights()` before the first forward pass. Raises ModelError when that
-    initialisation leaves any unset.
+    `dtype`; buffers keep theirs, and get what `weights` have for them. Call `model.tie_weights()` before the first forward
+    pass. Raises ModelError when that initialisation leaves any parameter unset.
     """
     tied = model.all_tied_weights_keys
     for name, module in names.items():
@@ -327,6 +347,9 @@ def materialise(
                 for dotted, inner in own.items():
                     if dotted not in tied:
                         module.get_parameter(inner).copy_(weights[dotted])
+                for inner, buffer in module.named_buffers():
+                    if f"{name}.{inner}" in weights:
+                        buffer.copy_(weights[f"{name}.{inner}"])
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(dtype)
         yield module
@@ -337,8 +360,7 @@ def _allocate(module: nn.Module, device: torch.device | str) -> None:
         for name, parameter in owner.named_parameters(recurse=False):
             value = construction.start(owner, name, device)
             setattr(owner, name, nn.Parameter(value, requires_grad=parameter.requires_grad))
-        for name, buffer in owner.named_buffers(recurse=False):
-            setattr(owner, name, buffer.to(device))
+    place_buffers(module, device)
 
 
 def _draw(model: PreTrainedModel, module: nn.Module, seed: int, device: torch.device | str) -> None:

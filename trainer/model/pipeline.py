@@ -68,6 +68,7 @@ class CausalLMPipeline(PipelineModule):
                 block.recompute = recompute.of_block(activation_checkpointing, block.index)
         self._plain: dict[str, Any] = {"skeleton": skeleton, "row": row, "costs": costs}  # not to be registered as submodules
         self._fill = lambda names: list(build.materialise(skeleton, names, device, dtype, seed, weights))
+        build.place_buffers(skeleton, device)  # those outside of the layers too: stock code between the blocks may use them
         super().__init__(layers=specifications(row), num_stages=stages, loss_fn=loss, partition_method="costs")
 
     def _partition_layers(self, method: str) -> None:

@@ -171,6 +171,11 @@ def check(model: PreTrainedModel, attention: str, lengths: Iterable[int], ranks:
             f"{where}: {heads} attention heads cannot be shared by {ranks} ranks. Set parallel.sequence to one of "
             f"{_divisors(heads)}, or num_attention_heads to a multiple of {ranks}."
         )
+    if attention not in ATTENTIONS and not getattr(model, "_supports_sdpa", False):
+        raise SequenceParallelError(
+            f'{where}: Hugging Face has no "sdpa" attention for it, which could be called with a share of the heads. Set '
+            f"parallel.sequence to 1."
+        )
     if attention not in ATTENTIONS:
         raise SequenceParallelError(
             f'{where}: model.attention "{attention}" cannot be called with a share of the heads. Set it to "sdpa" or '

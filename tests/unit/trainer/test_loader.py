@@ -188,3 +188,10 @@ def test_evaluation_reads_each_window_once_over_all_ranks_and_fills_up_with_padd
     expected = read_windows(windows, evaluation_windows(len(windows), most)).targets.tolist()
     assert read == Counter(map(tuple, expected))
     assert len(batches) == 1  # a collective waits for ranks that bring fewer
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32])
+def test_no_token_of_an_unsigned_type_is_taken_for_one_to_ignore(dtype):
+    tokens = torch.tensor([[2 ** (8 * dtype.itemsize) + IGNORED, 1, 2]], dtype=torch.int64).to(dtype)
+    assert MicroBatch(tokens, tokens).real_targets == 3
+    assert MicroBatch(tokens, torch.tensor([[5, IGNORED, IGNORED]], dtype=torch.int32)).real_targets == 1

@@ -89,3 +89,38 @@ def test_an_auto_vocabulary_is_the_next_multiple_of_64(vocabulary, padded):
     spec = {**FAMILIES["llama"], "vocab_size": "auto"}
     assert build.load_config(spec, vocabulary, eod_id=0, sequence_length=8).vocab_size == padded
     assert build.load_config({**spec, "vocab_size": 77}, vocabulary, eod_id=0, sequence_length=8).vocab_size == 77
+
+
+EXPERTS = {
+    **SIZES, "model_type": "deepseek_v3", "intermediate_size": 64, "moe_intermediate_size": 32, "num_key_value_heads": 4,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+    "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16,
+}  # fmt: skip
+
+
+def test_trained_buffers_are_read_with_the_weights(tmp_path):
+    config = config_of(EXPERTS)
+    trained = filled(config)
+    bias = trained.model.layers[1].mlp.gate.e_score_correction_bias
+    bias.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0]))
+    trained.save_pretrained(tmp_path, save_original_format=False)
+    model = build.skeleton(config)
+    weights = build.Weights(tmp_path, model)
+    weights.check(model)
+    list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, 1, weights))
+    assert torch.equal(model.model.layers[1].mlp.gate.e_score_correction_bias, bias)
+    tokens = torch.arange(LENGTH)[None]
+    assert torch.equal(model.eval()(tokens, use_cache=False).logits, trained.eval()(tokens, use_cache=False).logits)
+
+
+def test_a_buffer_beside_the_blocks_does_not_make_one_chunk_of_them():
+    config = config_of({"model_type": "gpt_bigcode", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": "auto"})
+    names = [name for name, _ in build.chunks(build.skeleton(config))]
+    assert "transformer.h.0" in names and "transformer.h.1" in names and "transformer" not in names
+
+
+def test_a_key_that_a_model_reads_where_it_is_set():
+    spec = {**SIZES, "model_type": "qwen3_moe", "num_key_value_heads": 2, "head_dim": 32}
+    assert build.skeleton(config_of(spec)).model.layers[0].self_attn.q_proj.weight.shape == (128, 64)
+    with pytest.raises(ValueError, match="head_dimm: unknown key"):
+        config_of({**spec, "head_dimm": 32})

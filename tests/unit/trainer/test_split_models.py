@@ -74,7 +74,7 @@ def test_parts_of_windows_pass():
         ("llama", {}, "sdpa", 256, 8, "4 attention heads cannot be shared by 8 ranks. Set parallel.sequence to one of 1, 2, 4"),
         ("llama", {}, "eager", 256, 2, 'model.attention "eager" cannot be called with a share of the heads. Set it to "sdpa"'),
         ("falcon", {"hidden_size": 64, "num_attention_heads": 4}, "sdpa", 256, 2, "does not go through Hugging Face's"),
-        ("bloom", {"hidden_size": 64, "n_head": 4}, "eager", 256, 2, 'attention "eager" cannot be called with a share'),
+        ("bloom", {"hidden_size": 64, "n_head": 4}, "eager", 256, 2, 'no "sdpa" attention for it'),
         ("mamba", {"hidden_size": 64}, "eager", 256, 2, "0 attention heads"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "sdpa", 512, 2,
          'its rope_type "dynamic" turns by the largest position of a part, once that is over 256'),
