@@ -1,6 +1,6 @@
 """Train a GPT-style model from a run file.
 
-    deepspeed [--hostfile hostfile] trainer/train.py --config ds_configs/x.json [--set key=value ...]
+    deepspeed [--hostfile hostfile] trainer/train.py --config ds_configs/x.json [--set key=value]...
 
 Starting the same run file again resumes its run. Exit codes: 0 done, 1 a rank failed, 2 a mistake to mend in the run file or
 the data.
