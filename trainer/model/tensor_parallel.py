@@ -41,16 +41,21 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
     not be shared by `sequence` ranks."""
     config, plan = model.config, plan_of(model)
     where = f'parallel.tensor {ranks}, with a "{config.model_type}" model'
-    instead = "Set parallel.tensor to 1 and parallel.zero_stage to 3, which shards any model"
+    instead = "set parallel.tensor to 1 and parallel.zero_stage to 3, which shards any model"
     if reason := _obstacle(model, plan):
-        raise TensorParallelError(f'{where}: {reason}. {instead}; or choose an architecture such as "llama" or "gpt_neox".')
+        raise TensorParallelError(f'{where}: {reason}. {instead.capitalize()}; or choose an architecture such as "llama" or "gpt_neox".')
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     if heads % ranks or key_heads % ranks:
         fitting = [str(n) for n in range(1, key_heads + 1) if heads % n == key_heads % n == 0]
         raise TensorParallelError(
             f"{where}: {heads} heads and {key_heads} key heads cannot be cut into {ranks} slices of whole heads. Set "
-            f"parallel.tensor to one of {', '.join(fitting)}, or num_key_value_heads to a multiple of {ranks}. {instead}."
+            f"parallel.tensor to one of {', '.join(fitting)}, or num_key_value_heads to a multiple of {ranks}. Or {instead}."
+        )
+    if dropout := getattr(config, "attention_dropout", 0.0):
+        raise TensorParallelError(
+            f"{where}: attention_dropout is {dropout}, and the slices draw the same dropout, each for heads of its own. Set "
+            f"attention_dropout to 0 in model.config. Or {instead}."
         )
     if heads // ranks % sequence:
         raise TensorParallelError(
@@ -62,7 +67,7 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
         if size % ranks:
             raise TensorParallelError(
                 f"{where}: {name} has {size} {('outputs', 'inputs')[dimension]}, which {ranks} slices do not divide. Set the "
-                f"configuration's size to a multiple of {ranks}. {instead}."
+                f"configuration's size to a multiple of {ranks}. Or {instead}."
             )
 
 

@@ -39,6 +39,7 @@ def test_slices_of_whole_heads_pass():
         ("diffllama", TINY, 2, "its plan leaves the blocks whole"),
         ("llama", {}, 4, "4 heads and 2 key heads cannot be cut into 4 slices of whole heads. Set parallel.tensor to one of 1"),
         ("llama", {"intermediate_size": 129}, 2, "model.layers.0.mlp.gate_proj has 129 outputs, which 2 slices do not divide"),
+        ("llama", {"attention_dropout": 0.1}, 2, "attention_dropout is 0.1, and the slices draw the same dropout"),
         ("llama", {"vocab_size": 321}, 2, "lm_head has 321 outputs, which 2 slices do not divide"),
     ],
 )  # fmt: skip
