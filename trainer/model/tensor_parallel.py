@@ -43,7 +43,8 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
     where = f'parallel.tensor {ranks}, with a "{config.model_type}" model'
     instead = "set parallel.tensor to 1 and parallel.zero_stage to 3, which shards any model"
     if reason := _obstacle(model, plan):
-        raise TensorParallelError(f'{where}: {reason}. {instead.capitalize()}; or choose an architecture such as "llama" or "gpt_neox".')
+        choose = 'choose an architecture such as "llama" or "gpt_neox"'
+        raise TensorParallelError(f"{where}: {reason}. {instead.capitalize()}; or {choose}.")
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     if heads % ranks or key_heads % ranks:
