@@ -184,7 +184,7 @@ def test_mpich(cluster, curve):
 def test_what_hosts_do_not_share_is_named_and_nothing_starts(cluster):
     """node1 has other shards, other code, and another transformers."""
     words = write(cluster, "apart", zero_stage=1)
-    code_file, shards = cluster.code(1) / "trainer" / "agreement.py", cluster.private(1) / "train"
+    code_file, shards = cluster.code(1) / "trainer" / "hosts" / "agreement.py", cluster.private(1) / "train"
     code_before = code_file.read_text()
     shards.rename(shards.with_name("kept"))
     shutil.copytree(cluster.private(1) / "other", shards)
@@ -198,7 +198,7 @@ def test_what_hosts_do_not_share_is_named_and_nothing_starts(cluster):
         shutil.rmtree(shards)
         shards.with_name("kept").rename(shards)
     assert code == 2, said[-3000:]
-    assert re.search(r"code trainer/agreement\.py: \w+ on node0 \(rank 0\); \w+ on node1 \(rank 1\)", said)
+    assert re.search(r"code trainer/hosts/agreement\.py: \w+ on node0 \(rank 0\); \w+ on node1 \(rank 1\)", said)
     assert re.search(r"data train: \S+ on node0 \(rank 0\); \S+ on node1 \(rank 1\)", said)
     assert re.search(r"version transformers: 5\.\S+ on node0 \(rank 0\); 0\.15\.\S+ on node1 \(rank 1\)", said)
     assert "bring every host to the same moenda" in said and said.count("the ranks are not about to do the same") == 1
