@@ -5,7 +5,8 @@
 Each rank is a host of its own: a network namespace with its own address, joined to the others by a bridge. What a rank sends
 is read from its interface's counter (/sys/class/net/eth0/statistics/tx_bytes). Segments are not merged, so that the interface
 sees the frames that a cable would. Needs root and iproute2; runs the trainer's own engine and loader. Prints, for each way
-and rank, the bytes of the formula (with the headers of its frames), the bytes measured, and the ZeRO paper's count.
+and rank, the bytes of the formula (with the headers of its frames), the bytes measured, without what TCP sent again
+(a busy receiver drops some), and the ZeRO paper's count.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from trainer.parallel import traffic
 
 INTERFACE, PORT = "eth0", 29511
+FRAME = 1514
+"""Bytes of a full frame on Ethernet."""
 COUNTER = Path(f"/sys/class/net/{INTERFACE}/statistics/tx_bytes")
 STAGE3_RELEASES = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
 TOLERANCE = 0.05
@@ -172,6 +175,12 @@ def work(options: argparse.Namespace, folder: Path) -> int:
     return int(any(abs(row["measured"] / row["formula"] - 1) > TOLERANCE for row in rows if row["formula"]))
 
 
+def sent_again() -> int:
+    """TCP segments of this namespace that were sent again: a busy receiver drops some, which no formula knows."""
+    names, values = (line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])
+
+
 def measure(way: Way, precision: str, process: Any, device: Any, folder: Path) -> dict[str, Any]:
     """A row of the table: this rank's bytes per step."""
     from torch import distributed as dist
@@ -193,7 +202,7 @@ def measure(way: Way, precision: str, process: Any, device: Any, folder: Path) -
             worker.train_step(next(batches))
         dist.barrier()
         time.sleep(QUIET_SECONDS)  # what the barrier does not wait for is on its way
-        counts.append(int(COUNTER.read_text()))
+        counts.append(int(COUNTER.read_text()) - FRAME * sent_again())
     parts, paper = formula(way, process.world_size, process.rank, parameters, precision)
     del worker
     gc.collect()
