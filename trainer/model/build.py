@@ -222,6 +222,12 @@ def chunks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
             yield from chunks(child, dotted)
 
 
+def is_tied(model: PreTrainedModel, name: str, chunk: nn.Module) -> bool:
+    """Whether all parameters of a chunk are those of another one."""
+    own = [f"{name}.{inner}" for inner, _ in chunk.named_parameters()]
+    return bool(own) and all(parameter in model.all_tied_weights_keys for parameter in own)
+
+
 def place_buffers(model: nn.Module, device: torch.device | str) -> None:
     """Move all buffers to a device, also those that lie outside of chunks."""
     for owner in model.modules():
@@ -329,9 +335,9 @@ def materialise(
     """
     tied = model.all_tied_weights_keys
     for name, module in names.items():
-        own = {f"{name}.{inner}": inner for inner, _ in module.named_parameters()}
-        if own and all(parameter in tied for parameter in own):
+        if is_tied(model, name, module):
             continue  # filled under its other name
+        own = {f"{name}.{inner}": inner for inner, _ in module.named_parameters()}
         _allocate(module, device)
         with torch.no_grad():
             if weights is None:

@@ -87,10 +87,9 @@ def compare(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, 
 
 def _slice(model: PreTrainedModel, group: dist.ProcessGroup) -> None:
     """Cut a filled model as the engine cuts its own, chunk by chunk."""
-    slices, tied = Slices(model, group), model.all_tied_weights_keys
+    slices = Slices(model, group)
     for name, chunk in dict(build.chunks(model)).items():
-        own = [f"{name}.{inner}" for inner, _ in chunk.named_parameters()]
-        if not own or not all(parameter in tied for parameter in own):
+        if not build.is_tied(model, name, chunk):
             slices.cut(chunk)
     model.tie_weights()
     slices.finish()
