@@ -17,6 +17,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -120,7 +121,8 @@ def contest(plan: RunPlan, device: torch.device, options: argparse.Namespace, fo
         HF: lambda done: hugging_face_loop(plan, done, folder, compiled),
     }
     results = {}
-    for name, loop in loops.items():
+    for name in options.contestants:
+        loop = loops[name]
         clock = Clock(options.warm_up, options.steps, options.profiled if name == OURS else 0)
         get_accelerator().reset_peak_memory_stats()
         try:
@@ -141,6 +143,7 @@ def measure(size: str, length: int, device: torch.device, options: argparse.Name
     while True:
         file = folder / "run.json"
         file.write_text(json.dumps(run_file(size, length, micro, folder, options)))
+        shutil.rmtree(folder / "run", ignore_errors=True)
         plan = prepare(file, [], 1)
         plan.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -165,7 +168,7 @@ def measure(size: str, length: int, device: torch.device, options: argparse.Name
         "tokens_per_second": rates,
         "mfu": {name: flops.mfu(rate, needed, 1, peak) if peak else None for name, rate in rates.items()},
         "gigabytes": {name: memory / 1e9 for name, (_, memory) in results.items()},
-        "profile": results[OURS][0].table,
+        "profile": results[OURS][0].table if OURS in results else None,
     }
 
 
@@ -186,6 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[2048, 8192])
+    parser.add_argument("--contestants", nargs="+", choices=[OURS, BARE, HF], default=[OURS, BARE, HF])
     parser.add_argument("--warm-up", type=int, default=5, help="steps before the clock starts: compilation, caches")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--profiled", type=int, default=2, help="steps of moenda's that are profiled after the timed ones")
@@ -211,7 +215,9 @@ def main() -> int:
                 if options.output:
                     options.output.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
-        print(f"\nWhere a step of moenda's goes, {row['size']} at {row['length']}:\n{row.get('profile')}")
+        if not row.get("profile"):
+            continue
+        print(f"\nWhere a step of moenda's goes, {row['size']} at {row['length']}:\n{row['profile']}")
     return 0
 
 

@@ -54,6 +54,8 @@ def optimizer_of(plan: RunPlan) -> dict[str, Any]:
     section = plan.config.optimizer
     values = {"lr": section.learning_rate, "betas": list(section.betas), "eps": section.eps}
     values |= {"weight_decay": section.weight_decay, "torch_adam": True}
+    if torch.cuda.is_available():
+        values["fused"] = True
     return {"type": "AdamW", "params": values}
 
 

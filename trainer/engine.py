@@ -38,7 +38,7 @@ from trainer.model import (
     sequence_parallel,
     tensor_probe,
 )
-from trainer.model.loss import micro_batch_weight, nll_sum
+from trainer.model.loss import Loss, compiled_nll_sum, micro_batch_weight, nll_sum
 from trainer.model.sequence_parallel import SequenceParallel
 from trainer.model.tensor_parallel import Slices
 from trainer.optimizer import adamw, parameter_groups
@@ -239,10 +239,11 @@ class PipelineEngine(_Engine):
         self._reads_data = grid.get_stage_id() in (0, grid.pipe_parallel_size - 1)
         self._data_group = grid.get_data_parallel_group()
         self._sent: tuple[torch.Size, bool] | None = None
+        self._loss_of_logits = loss_of_logits(plan)
         self.deepspeed.module.loss_fn = self._loss
 
     def _loss(self, output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        loss = pipeline_loss(output, labels)
+        loss = pipeline_loss(output, labels, self._loss_of_logits)
         if isinstance(output, fused_loss.DeferredLogits) and loss.requires_grad:
             # DeepSpeed begins a backward pass (with the last one's bf16 gradients cleared) by hooks on the output's tensors
             loss.register_hook(lambda _gradient: self.deepspeed._backward_prologue())
@@ -282,15 +283,20 @@ class PipelineEngine(_Engine):
         return inputs if batch.positions is None else (inputs, batch.positions), (targets, weight)
 
 
-def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def loss_of_logits(plan: RunPlan) -> Loss:
+    """`nll_sum`, compiled where the blocks are."""
+    return compiled_nll_sum() if plan.config.model.compile else nll_sum
+
+
+def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor], loss: Loss = nll_sum) -> torch.Tensor:
     """The loss of one micro-batch as the pipeline's last stage computes it, from the last layer's output
     (trainer.model.layers.Output): of logits, or logits and an auxiliary loss."""
     targets, weight = labels
     if isinstance(output, fused_loss.DeferredLogits):
-        nll, auxiliary = output.nll_sum(targets), output.auxiliary
+        nll, auxiliary = output.nll_sum(targets, loss), output.auxiliary
     else:
         logits, auxiliary = output if isinstance(output, tuple) else (output, None)
-        nll = nll_sum(logits, targets)
+        nll = loss(logits, targets)
     return nll * weight if auxiliary is None else nll * weight + routing.without_value(auxiliary)
 
 
@@ -334,7 +340,7 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     groups = ParallelGroups(plan.topology) if plan.topology.splits_replicas else None
     if plan.topology.tensor > 1:
         tensor_probe.check(plan.hf_config, model.attention, groups.tensor, device)
-    install_loss = fused_loss.installer(skeleton, fused=plan.whole_logits is None)
+    install_loss = fused_loss.installer(skeleton, plan.whole_logits is None, loss_of_logits(plan))
     module = _whole_model(skeleton, plan.ds_config, filling, groups)
     install_loss()
     recompute.enable(module, model.activation_checkpointing)

@@ -3,8 +3,9 @@
 Where documents begin follows from positions that restart. While a micro-batch goes through a model, its documents are the
 current ones (`within`), and Hugging Face's registries of masks and attention functions, extended here, heed them:
 
-- "sdpa": no mask. Queries are regrouped by documents of about equal length, so that causal attention alone is right; a sliding
-  window is a band over runs of queries. Models that don't call the registered function get a [batch, 1, length, length] mask.
+- "sdpa": no mask. On GPUs in half precision PyTorch's own varlen kernel, as below; elsewhere queries are regrouped by documents
+  of about equal length, so that causal attention alone is right; a sliding window is a band over runs of queries. Models that
+  don't call the registered function get a [batch, 1, length, length] mask.
 - "flash_attention_2" to "_4": no mask; the micro-batch is one row of documents with given bounds (varlen).
 - "eager", "flex_attention": Hugging Face's masks (flex: of blocks), each overlaid with "of the same document".
 
@@ -25,6 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -41,6 +44,9 @@ from transformers.masking_utils import (
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 """Hugging Face's layer types in which tokens meet in attention alone, one key per token."""
+ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Without cuDNN's, PyTorch's first choice on Hopper GPUs, which plans anew for each shape: groups have ever others, and a step
+took 20 to 30 times as long."""
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
@@ -107,11 +113,15 @@ class Documents:
         """int32 [documents + 1], on the model's device: cumulative lengths, as varlen kernels take them."""
         return torch.from_numpy(np.append(self.starts, self.stops[-1]).astype(np.int32)).to(self.ids.device)
 
+    def whole_rows(self, window: int | None) -> bool:
+        """Whether each row is one document, and the sliding window no shorter: attention as it is."""
+        return len(self.starts) == len(self.ids) and (window is None or window >= self.longest)
+
     def layout(self, window: int | None) -> Layout | None:
         """The regrouping for a sliding window (None: full attention). None when each row is one document, in full attention."""
         if window is not None and window >= self.longest:
             window = None
-        if window is None and len(self.starts) == len(self.ids):
+        if self.whole_rows(window):
             return None
         if window not in self.layouts:
             self.layouts[window] = _layout(self.starts, self.stops, window, self.ids)
@@ -202,9 +212,15 @@ def sdpa(
 ) -> tuple[torch.Tensor, None]:
     """Hugging Face's "sdpa" function, within the current documents. query [batch, heads, length, width], key and value alike
     with as many or fewer heads; returns [batch, length, heads, width]."""
-    documents = _current
-    if documents is None or attention_mask is not None:  # a mask was made within the documents
+    if _current is None or attention_mask is not None:  # a mask was made within the documents
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return _sdpa_within(_current, module, query, key, value, **options)
+
+
+@torch.compiler.disable  # documents differ from one micro-batch to the next: each would be compiled for itself
+def _sdpa_within(
+    documents: Documents, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+) -> tuple[torch.Tensor, None]:
     if query.shape[::2] != documents.ids.shape or key.size(2) != query.size(2):
         raise DocumentMaskError(
             f"attention over {tuple(query.shape)} queries and {tuple(key.shape)} keys of [batch, heads, length, width], in a "
@@ -214,16 +230,41 @@ def sdpa(
     window = options.get("sliding_window")
     if options.get("position_bias") is not None:  # as large as a mask itself
         return sdpa_attention_forward(module, query, key, value, documents.mask(window), **options)
-    layout = documents.layout(window)
-    if layout is None:
+    if documents.whole_rows(window):
         return sdpa_attention_forward(module, query, key, value, None, **options)
     query, key, value = (_tokens_first(states) for states in (query, key, value))
-    outputs = []
-    for group in layout.groups:
-        parts = (_gather(query, group.queries), _gather(key, group.keys), _gather(value, group.keys))
-        output, _ = sdpa_attention_forward(module, *parts, group.mask, **options)
-        outputs.append(output.flatten(0, 1))
+    if _varlen_takes(query, key, value, options.get("dropout", 0.0)):
+        return _varlen(documents, query, key, value, window, options.get("scaling")).unflatten(0, documents.ids.shape), None
+    layout, outputs = documents.layout(window), []
+    with sdpa_kernel(ANY_SHAPE):
+        for group in layout.groups:
+            parts = (_gather(query, group.queries), _gather(key, group.keys), _gather(value, group.keys))
+            output, _ = sdpa_attention_forward(module, *parts, group.mask, **options)
+            outputs.append(output.flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.places).unflatten(0, documents.ids.shape), None
+
+
+def _varlen_takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+    """Whether PyTorch's varlen kernel, that of flash attention, can compute this; states are [tokens, heads, width]."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or dropout:
+        return False
+    width, ampere = query.size(2), torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return ampere and key.size(2) == value.size(2) == width <= 256 and width % 8 == 0
+
+
+def _varlen(
+    documents: Documents,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    scale: float | None,
+) -> torch.Tensor:
+    """Causal attention of each document alone, in one call; states are [tokens, heads, width], key and value of fewer heads."""
+    grouped = {"enable_gqa": True} if key.size(1) != query.size(1) else {}
+    reach = (-1 if window is None else window - 1, 0)
+    bounds, longest = documents.bounds, documents.longest
+    return varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=reach, **grouped)
 
 
 def _gather(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -22,13 +22,15 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from trainer.model import stand_in
-from trainer.model.loss import nll_sum
+from trainer.model.loss import Loss, nll_sum
 from trainer.model.stand_in import BaseOutput, StandIn
 
 CHUNK_LOGITS = {"cpu": 2**24}
 """Logits computed at a time, by type of device: 64 MiB in fp32 on CPUs, whose caches gain nothing by more."""
 CHUNK_LOGITS_OTHER = 2**26
-"""The same for accelerators, whose matrix products want more rows."""
+"""The same for accelerators, whose matrix products want more rows: 1.5 GB with all that their loss needs in bf16."""
+CHUNK_LOGITS_COMPILED = 2**28
+"""The same for accelerators and a compiled loss, which makes no copies of them in float32: 1.5 GB, too."""
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states [tokens, width] -> logits [tokens, vocabulary]."""
@@ -38,25 +40,30 @@ class FusedLossError(ValueError):
     """This model's head and loss cannot be computed a few tokens at a time."""
 
 
-def chunk_tokens(vocabulary: int, device: torch.device) -> int:
+def chunk_tokens(vocabulary: int, device: torch.device, loss: Loss = nll_sum) -> int:
     """Tokens per chunk: a multiple of 64, whatever the window."""
-    logits = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_OTHER)
+    logits = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_OTHER if loss is nll_sum else CHUNK_LOGITS_COMPILED)
     return max(64, logits // vocabulary // 64 * 64)
 
 
 def chunked_nll_sum(
-    project: Projection, parameters: Sequence[nn.Parameter], hidden: torch.Tensor, targets: torch.Tensor, chunk: int
+    project: Projection,
+    parameters: Sequence[nn.Parameter],
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    chunk: int,
+    loss: Loss = nll_sum,
 ) -> torch.Tensor:
-    """`nll_sum(project(hidden), targets)`, a float32 scalar, from `chunk` tokens at a time.
+    """`loss(project(hidden), targets)`, a float32 scalar, from `chunk` tokens at a time.
 
     hidden: [batch, sequence, width]; targets: int64 [batch, sequence]; `parameters`: those of `project`. Gradients reach
     `hidden` and `parameters`, once (the graph cannot be retained); those of parameters are added up in float32 at least.
     """
     flat, targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
     if torch.is_grad_enabled() and len(flat) > chunk:  # the logits of one chunk are as well left to autograd
-        return _ChunkedNLL.apply(project, chunk, targets, flat, *parameters)
+        return _ChunkedNLL.apply(project, loss, chunk, targets, flat, *parameters)
     parts = zip(flat.split(chunk), targets.split(chunk), strict=True)
-    return torch.stack([nll_sum(project(part), wanted) for part, wanted in parts]).sum()
+    return torch.stack([loss(project(part), wanted) for part, wanted in parts]).sum()
 
 
 @dataclass(frozen=True)
@@ -71,16 +78,22 @@ class DeferredLogits:
     auxiliary: torch.Tensor | None = None
     """Experts' auxiliary loss, which comes along: DeepSpeed puts hooks on an output's tensors, and must find none here."""
 
-    def nll_sum(self, targets: torch.Tensor) -> torch.Tensor:
-        """`nll_sum` of the logits, a float32 scalar."""
-        chunk = chunk_tokens(len(self.parameters[0]), self.hidden.device)
-        return chunked_nll_sum(self.project, self.parameters, self.hidden, targets, chunk)
+    def nll_sum(self, targets: torch.Tensor, loss: Loss = nll_sum) -> torch.Tensor:
+        """`loss` of the logits, a float32 scalar."""
+        chunk = chunk_tokens(len(self.parameters[0]), self.hidden.device, loss)
+        return chunked_nll_sum(self.project, self.parameters, self.hidden, targets, chunk, loss)
 
 
 class _ChunkedNLL(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, project: Projection, chunk: int, targets: torch.Tensor, hidden: torch.Tensor, *parameters: nn.Parameter
+        ctx: Any,
+        project: Projection,
+        loss: Loss,
+        chunk: int,
+        targets: torch.Tensor,
+        hidden: torch.Tensor,
+        *parameters: nn.Parameter,
     ) -> torch.Tensor:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in trained]
@@ -89,7 +102,7 @@ class _ChunkedNLL(torch.autograd.Function):
         for part, wanted, place in zip(hidden.split(chunk), targets.split(chunk), of_hidden.split(chunk), strict=True):
             with torch.enable_grad():
                 part = part.detach().requires_grad_()
-                nll = nll_sum(project(part), wanted)
+                nll = loss(project(part), wanted)
             of_part, *of_parameters = torch.autograd.grad(nll, [part, *trained])
             place.copy_(of_part)
             for total_of_one, of_one in zip(sums, of_parameters, strict=True):
@@ -106,7 +119,7 @@ class _ChunkedNLL(torch.autograd.Function):
         of_hidden, sums = ctx.gradients
         ctx.gradients = None  # they are scaled where they lie
         scaled = iter([one.mul_(upstream).to(dtype) for one, dtype in zip(sums, ctx.dtypes, strict=True)])
-        return None, None, None, of_hidden.mul_(upstream), *(next(scaled) if trained else None for trained in ctx.trained)
+        return None, None, None, None, of_hidden.mul_(upstream), *(next(scaled) if trained else None for trained in ctx.trained)
 
 
 def head_name(model: PreTrainedModel) -> str:
@@ -157,22 +170,22 @@ def obstacle(model: PreTrainedModel) -> str | None:
     return None
 
 
-def install(model: PreTrainedModel, fused: bool) -> None:
-    """Give the stock model's forward pass the argument `targets`: its output's `loss` is then their `nll_sum`.
+def install(model: PreTrainedModel, fused: bool, loss: Loss = nll_sum) -> None:
+    """Give the stock model's forward pass the argument `targets`: its output's `loss` is then `loss` of its logits and them.
 
     fused: logits are never made (in the output, there are those of no tokens). The head is called as before, but after the
     rest of the forward pass, so that hooks on it, as ZeRO-3 has them, gather its parameters. Raises FusedLossError.
     """
-    installer(model, fused)()
+    installer(model, fused, loss)()
 
 
-def installer(model: PreTrainedModel, fused: bool) -> Callable[[], None]:
+def installer(model: PreTrainedModel, fused: bool, loss: Loss = nll_sum) -> Callable[[], None]:
     """`install` in two steps: what a skeleton can tell is found now, and what this returns does the rest, once another head,
     of a slice of the vocabulary, may have taken the place of the first. Raises FusedLossError."""
-    return functools.partial(_install, model, fused, head_name(model), after_head(model) if fused else None)
+    return functools.partial(_install, model, fused, loss, head_name(model), after_head(model) if fused else None)
 
 
-def _install(model: PreTrainedModel, fused: bool, name: str, finish: Projection | None) -> None:
+def _install(model: PreTrainedModel, fused: bool, loss: Loss, name: str, finish: Projection | None) -> None:
     stock, head = type(model).forward, model.get_submodule(name)
     plain = head.forward
 
@@ -183,15 +196,15 @@ def _install(model: PreTrainedModel, fused: bool, name: str, finish: Projection 
     def head_forward(hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
         if targets is None:
             return plain(hidden)
-        chunk = chunk_tokens(model.config.vocab_size, hidden.device)
-        return chunked_nll_sum(project, list(head.parameters()), hidden, targets, chunk)
+        chunk = chunk_tokens(model.config.vocab_size, hidden.device, loss)
+        return chunked_nll_sum(project, list(head.parameters()), hidden, targets, chunk, loss)
 
     @functools.wraps(model.forward)
     def forward(*arguments: Any, targets: torch.Tensor | None = None, **options: Any) -> Any:
         if targets is None or not fused:
             outputs = stock(model, *arguments, **options)
             if targets is not None:
-                outputs.loss = nll_sum(outputs.logits, targets)
+                outputs.loss = loss(outputs.logits, targets)
             return outputs
         received: list[torch.Tensor] = []
 

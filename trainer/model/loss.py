@@ -7,6 +7,8 @@ and no padding, changes it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -14,6 +16,9 @@ from trainer.batch import BatchPlan
 
 IGNORED = -100
 """Target of a position without a real next token (padding); the value that torch's cross-entropy skips."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""`nll_sum` or its like."""
 
 
 def nll_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -24,6 +29,22 @@ def nll_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     logits = logits.reshape(-1, logits.size(-1)).float()
     return functional.cross_entropy(logits, targets.reshape(-1), ignore_index=IGNORED, reduction="sum")
+
+
+def compiled_nll_sum() -> Loss:
+    """`nll_sum` by torch.compile, which reads and writes logits in their own type where eager code makes copies in float32.
+
+    One piece of code for any number of tokens, so that what ran before in the process changes no rounding.
+    """
+    compiled = torch.compile(nll_sum)
+
+    def of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits, targets = logits.reshape(-1, logits.size(-1)), targets.reshape(-1)
+        for rows in (logits, targets):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        return compiled(logits, targets)
+
+    return of
 
 
 def micro_batch_weight(targets_in_step: torch.Tensor, batch: BatchPlan, parts: int = 1) -> torch.Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
@@ -295,6 +298,44 @@ def test_flash_attention_gets_the_bounds_of_documents(name, monkeypatch):
         expected = model(tokens, use_cache=False, **options).logits
         model.config._attn_implementation = "flash_attention_2"
         assert (model(tokens, use_cache=False, **options).logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+
+
+def torch_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa=False):
+    """The same by the arguments of torch.nn.attention.varlen.varlen_attn."""
+    assert window_size[1] == 0 and (enable_gqa or key.size(1) == query.size(1))
+    lengths = {"cu_seqlens_q": cu_seq_q, "cu_seqlens_k": cu_seq_k, "max_seqlen_q": max_q, "max_seqlen_k": max_k}
+    return varlen(query, key, value, **lengths, window_size=window_size, softmax_scale=scale, causal=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window 5", "gpt_neox", "gemma3_text, window 4", "opt", "granite"])
+def test_torchs_own_varlen_kernel_gets_the_bounds_of_documents(name, monkeypatch):
+    """The kernel, which needs a GPU, is played by `varlen`."""
+    assert not document_mask._varlen_takes(*[torch.zeros(3, 4, 8, dtype=torch.bfloat16)] * 3, 0.0)  # not on a CPU
+    model = built(name, "sdpa")
+    tokens, positions = packed_rows()
+    with torch.no_grad(), DocumentMasks(model)(positions, torch.device("cpu")) as options:
+        expected = model(tokens, use_cache=False, **options).logits
+        kernel = Mock(side_effect=torch_varlen)
+        monkeypatch.setattr(document_mask, "varlen_attn", kernel)
+        monkeypatch.setattr(document_mask, "_varlen_takes", lambda *_: True)
+        assert (model(tokens, use_cache=False, **options).logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+    assert kernel.call_count == model.config.num_hidden_layers
+    assert inspect.signature(torch_varlen).parameters.keys() <= inspect.signature(varlen_attn).parameters.keys()
+
+
+def test_other_documents_compile_nothing_anew():
+    model = built("llama", "sdpa")
+    for block in model.model.layers:
+        block.compile(backend="eager")
+    graphs = torch._dynamo.utils.counters["stats"]
+    for seed, cuts in enumerate(([13, 19], [3, 17, 12], [1, 30, 1], [8, 8, 8, 8])):
+        tokens = torch.from_numpy(np.random.default_rng(seed).integers(1, 64, (1, LENGTH)))
+        with DocumentMasks(model)(positions_of([cuts]), torch.device("cpu")) as options:
+            model(tokens, use_cache=False, **options).logits.sum().backward()
+        if seed == 0:
+            first = graphs["unique_graphs"]
+    assert graphs["unique_graphs"] == first > 0
+    torch.compiler.reset()
 
 
 def varlen_signature(

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from trainer.model import build, fused_loss, layers
 from trainer.model.fused_loss import DeferredLogits, chunked_nll_sum
-from trainer.model.loss import IGNORED, nll_sum
+from trainer.model.loss import IGNORED, compiled_nll_sum, nll_sum
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
 HEADS = {
@@ -55,6 +55,9 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+CHUNK_TOKENS = fused_loss.chunk_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +180,28 @@ def test_bfloat16_is_as_exact_as_whole_logits():
     for first, second, right in ((whole, by_chunks, exact), *([head.weight for head in heads],)):
         error, ours = ((one.grad.double() - right.grad).norm() for one in (first, second))
         assert ours <= 1.5 * error
+
+
+def test_a_compiled_loss_is_one_piece_of_code_for_any_number_of_tokens():
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(8, 96, bias=False).bfloat16(), torch.randn(1, 150, 8).bfloat16()
+    targets = torch.randint(-1, 96, (1, 150))
+    targets[targets < 0] = IGNORED
+    loss, graphs = compiled_nll_sum(), torch._dynamo.utils.counters["stats"]
+    before, results = graphs["unique_graphs"], []
+    for of_logits in (nll_sum, loss):
+        states = hidden.clone().requires_grad_()
+        nll = chunked_nll_sum(head, [head.weight], states, targets, 64, of_logits)  # chunks of 64, 64 and 22
+        nll.backward()
+        results.append((nll, states.grad, head.weight.grad))
+        head.weight.grad = None
+    for got, wanted in zip(*results[::-1], strict=True):
+        assert got.dtype == wanted.dtype and (got - wanted).norm() <= 4e-3 * wanted.norm()
+    assert results[1][0].item() == pytest.approx(results[0][0].item(), rel=1e-6)
+    assert graphs["unique_graphs"] == before + 1
+
+
+def test_a_compiled_loss_takes_larger_chunks_on_accelerators():
+    gpu, vocabulary = torch.device("cuda"), 50_304
+    sizes = [CHUNK_TOKENS(vocabulary, *where) for where in ((gpu, nll_sum), (gpu, lambda *_: None), (torch.device("cpu"),))]
+    assert sizes == [1280, 5312, 320] and all(size % 64 == 0 for size in sizes)
