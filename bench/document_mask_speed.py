@@ -2,8 +2,8 @@
 
     python bench/document_mask_speed.py [--lengths 2048 4096] [--documents 4 32] [--rounds 5]
 
-A Llama of 4 layers and width 256, "sdpa", fp32, micro-batches of two windows, one thread; on a GPU 8 layers of width 1024, bf16,
-micro-batches of 16,384 tokens. Each round has other documents; the three take turns. Medians, the first round left out.
+A Llama of 4 layers and width 256, "sdpa", fp32, micro-batches of two windows, one thread; on a GPU 8 layers of width 1024,
+bf16, micro-batches of 16,384 tokens. Each round has other documents; the three take turns. Medians, the first round left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from trainer.model import document_mask
-
 
 SIZES = {
     "cpu": {
