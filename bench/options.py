@@ -45,7 +45,7 @@ STEP_TOKENS, STEPS = 512, 8
 class Way:
     """An option, as changes of the run file."""
 
-    parallel: dict[str, int]
+    parallel: dict[str, Any]
     zero: dict[str, Any] = field(default_factory=dict)
     """Of the `deepspeed` section's zero_optimization."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +71,7 @@ WAYS = {
     "ZeRO-1 fp16": Way(ZERO1, fp16=FP16, tolerance=2e-3),
     "ZeRO-1 fp16, steps skipped": Way(ZERO1, fp16=TOO_LARGE, tolerance=math.inf),
     "ZeRO-3 fp16": Way(ZERO3, fp16=FP16, tolerance=2e-3),
+    "2 stages by cost": Way(STAGES | {"pipeline_partition": "cost"}),
     "2 stages compile": Way(STAGES, model=COMPILE),
     "2 stages fp16": Way(STAGES, fp16=FP16, tolerance=2e-3),
 }

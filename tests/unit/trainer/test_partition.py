@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models import FAMILIES
 from trainer.engine import pipeline_loss
@@ -43,7 +44,8 @@ def test_uniform_stages_have_blocks_each():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_costs_are_measured_for_every_layer_and_the_head_counts(tied):
+def test_costs_are_measured_for_every_layer_and_the_head_counts(tied, monkeypatch):
+    """By a clock that counts floating-point operations, so that nothing else that the machine does shows."""
     wide = {**FAMILIES["llama"], "vocab_size": 8192, "tie_word_embeddings": tied}
     plan = SimpleNamespace(
         config=SimpleNamespace(
@@ -53,15 +55,25 @@ def test_costs_are_measured_for_every_layer_and_the_head_counts(tied):
         batch=SimpleNamespace(micro_batch_size=4, sequence_length=64),
         whole_logits=None,
     )
-    seconds = partition.measured(plan, pipeline_loss, torch.float32, torch.device("cpu"))
+    with FlopCounterMode(display=False) as operations:
+        monkeypatch.setattr(partition.time, "perf_counter", operations.get_total_flops)
+        seconds = partition.measured(plan, pipeline_loss, torch.float32, torch.device("cpu"))
+        monkeypatch.undo()
     kinds = [type(layer).__name__ for layer in layers.row(build.skeleton(plan.hf_config))]
     assert kinds == ["TokenEmbedding", "Before", *["Block"] * 4, "After", "Head"] and len(seconds) == len(kinds)
-    assert len(set(seconds[2:6])) == 1 and min(seconds) > 0
+    assert len(set(seconds[2:6])) == 1 and min(seconds) >= 0
     assert seconds[-1] > seconds[2]  # 8192 logits of each token cost more than a block of width 64
     assert (
         partition.balanced(seconds, 2)[1]
         > partition.balanced(partition.uniform(layers.row(build.skeleton(plan.hf_config))), 2)[1]
     )
+
+
+def test_a_run_keeps_its_first_measurement(tmp_path):
+    """Checkpoints hold optimizer states by stage: a later start must not divide the layers otherwise."""
+    file = tmp_path / "run" / partition.FILE
+    assert partition._remembered(file, lambda: [0.1, 1 / 3]) == [0.1, 1 / 3]
+    assert partition._remembered(file, lambda: pytest.fail("measured again")) == [0.1, 1 / 3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
