@@ -282,9 +282,15 @@ def flash(
 ) -> tuple[torch.Tensor, None]:
     """Hugging Face's flash attention within the current documents: the micro-batch as one row of B x L tokens, with the
     cumulative lengths that select its varlen kernel. Shapes as in `sdpa`."""
-    documents = _current
-    if documents is None:
+    if _current is None:
         return flash_attention_forward(module, query, key, value, attention_mask, **options)
+    return _flash_within(_current, module, query, key, value, **options)
+
+
+@torch.compiler.disable  # as above
+def _flash_within(
+    documents: Documents, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+) -> tuple[torch.Tensor, None]:
     lengths = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), documents.bounds)
     lengths |= dict.fromkeys(("max_length_q", "max_length_k"), documents.longest)
     row = (_tokens_first(states).transpose(0, 1)[None] for states in (query, key, value))
