@@ -9,10 +9,13 @@ A chunk appears whole under its name, by a rename. Before one is added that does
 and nothing that is not named like a chunk in there; only then it is written, so the bound holds at every moment. What a crash
 left behind goes with the next removal. Checksums are checked at a process's first use of a chunk: what a power cut or a bad
 disk left is fetched again.
+
+Reading a chunk that is there needs no right to write: a folder that is read-only serves all that it holds.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -217,6 +220,12 @@ class ChunkCache:
             os.close(descriptor)
 
     def _unusable(self, error: OSError) -> ShardError:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and self.folder.is_dir():
+            return ShardError(
+                f"{self.folder}: the cache of remote shards cannot be used: {error.strerror}. What it holds can be read, but a "
+                f"part is asked for that is not in it, or is damaged there. Let a run that may write there fill it, with the "
+                f"same chunk_kib, or name another folder (data.cache of the run file)."
+            )
         return ShardError(
             f"{error.filename or self.folder}: the cache of remote shards cannot be used: {error.strerror}. Name a folder on a "
             f"local disk with room for {self.settings.max_bytes:,} bytes (data.cache of the run file)."

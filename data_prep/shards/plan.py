@@ -30,9 +30,9 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
-from data_prep.shards.blocks import Blocks
+from data_prep.shards.blocks import BlockChecksums, Blocks
 from data_prep.shards.cache import CacheSettings
-from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES, MANIFEST, ShardError
+from data_prep.shards.format import HEADER_BYTES, MANIFEST, ShardError, blocks_of
 from data_prep.shards.megatron_format import FOLDER_SUFFIX
 from data_prep.shards.storage import is_remote, join, open_bytes, read_whole
 from data_prep.shards.writer import sync_folder
@@ -131,7 +131,7 @@ class PlanHeader:
     @property
     def blocks(self) -> int:
         """Number of checksummed blocks."""
-        return -(-self.body_bytes // BLOCK_BYTES)
+        return blocks_of(self.body_bytes)
 
     @property
     def file_bytes(self) -> int:
@@ -263,8 +263,7 @@ class PlanWriter:
         """`header`: way, window, cap and corpus; its totals are counted here, and known when the plan is written."""
         self.path, self.header = path, header
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        self._blocks: list[int] = []
-        self._pending = bytearray()
+        self._checksums = BlockChecksums()
 
     def __enter__(self) -> PlanWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,16 +286,8 @@ class PlanWriter:
         self._write(pieces.view(np.uint8).data)
 
     def _write(self, content: bytes | memoryview) -> None:
-        self._pending += content
-        self._flush(len(self._pending) // BLOCK_BYTES * BLOCK_BYTES)
-
-    def _flush(self, count: int) -> None:
-        view = memoryview(self._pending)
-        for start in range(0, count, BLOCK_BYTES):
-            self._blocks.append(xxhash.xxh3_64_intdigest(view[start : min(start + BLOCK_BYTES, count)]))
-        self._file.write(view[:count])
-        view.release()
-        del self._pending[:count]
+        self._checksums.add(content)
+        self._file.write(content)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -315,8 +306,7 @@ class PlanWriter:
         self._windows.seek(0)
         while content := self._windows.read(1 << 20):
             self._write(content)
-        self._flush(len(self._pending))
-        blocks = np.array(self._blocks, "<u8").tobytes()
+        blocks = self._checksums.table()
         self._file.write(blocks)
         self.header = replace(header, blocks_checksum=xxhash.xxh3_128_digest(blocks))
         self._file.seek(0)

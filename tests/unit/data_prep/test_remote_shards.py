@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import http.server
 import multiprocessing
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 
 from data_prep import packing
 from data_prep.__main__ import main
-from data_prep.shards import CacheSettings, ShardError, ShardWriter, TokenShards, Windows, write_manifest
+from data_prep.shards import CacheSettings, ShardError, ShardWriter, TokenShards, Windows, remote, write_manifest
 from data_prep.shards.cache import DIGEST_BYTES, SUBFOLDER, ChunkCache
 from data_prep.shards.format import BLOCK_BYTES, HEADER_BYTES
 from data_prep.shards.storage import open_bytes
@@ -373,6 +374,35 @@ def test_chunks_used_longest_ago_go_first(tmp_path):
     store.fetch(str(chunks[16]), lambda: b"x" * CHUNK)
     kept = {int(path.name) for path in cached(cache)}
     assert {0, 16} < kept and not {1, 2} & kept and len(kept) >= 13
+
+
+def test_a_read_only_folder_serves_what_it_holds(corpus, url, cache, monkeypatch):
+    TokenShards.open(url, cache=cache).verify_all()
+    held = sorted(cached(cache))
+    whole_open = os.open
+
+    def open_to_read(path, flags, *more, **options):
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) and Path(path).is_relative_to(cache.folder):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return whole_open(path, flags, *more, **options)
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", open_to_read)  # root may write anywhere, so that rights would prove nothing here
+    for name in ("utime", "replace", "mkdir"):
+        monkeypatch.setattr(os, name, refused)
+    remote._cache.cache_clear()
+    read_only = dataclasses.replace(cache, max_bytes=16 * CHUNK)  # less than it holds: nothing is removed
+    shards = TokenShards.open(url, cache=read_only)
+    shards.verify_all()
+    assert_same(corpus, shards)
+    assert sorted(cached(cache)) == held
+    next(chunk for chunk in held if chunk.name == "1").unlink()
+    remote._cache.cache_clear()
+    said = "moenda-chunks: the cache of remote shards cannot be used: Read-only file system. .* not in it, or is damaged"
+    with pytest.raises(ShardError, match=said):
+        TokenShards.open(url, cache=read_only).verify_all()
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path, url):
