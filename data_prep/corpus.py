@@ -223,6 +223,7 @@ def _summary(
             "slow_because": opened.slow_because,
             "trained": build.recipe.tokenizer.path is None,
         },
+        "validation_fraction": build.recipe.shards.validation_fraction,
         "shards": shards,
         "plans": {
             split: [packing.cells(made) for made in packing.existing(TokenShards.open(build.output / "shards" / split))]
@@ -230,6 +231,23 @@ def _summary(
             if manifest
         },
     }
+
+
+def _split(split: str, summary: dict[str, Any]) -> str:
+    """What a split holds, or why it holds nothing."""
+    manifests = [manifest for manifest in summary["shards"].values() if manifest]
+    tokens, documents = (sum(manifest[key] for manifest in manifests) for key in ("tokens", "documents"))
+    if manifest := summary["shards"][split]:
+        totals = {"tokens": tokens, "documents": documents}
+        shares = ", ".join(f"{manifest[key] / total:.1%} of the {key}" for key, total in totals.items())
+        folder = f"{summary['output']}/shards/{split}"
+        return f"{manifest['tokens']:,} tokens in {manifest['documents']:,} documents ({shares}): {folder}"
+    if summary["validation_fraction"] == 0:
+        return "none, as shards.validation_fraction is 0"
+    return (
+        f"EMPTY: whole documents are held out, and of {documents} documents none can be spared. Add documents, or divide "
+        f"the text into more of them (plaintext: separator); without, set data.validation to null in the run file."
+    )
 
 
 @contextmanager
@@ -253,11 +271,7 @@ def describe(summary: dict[str, Any]) -> str:
     out, lines = summary["output"], []
     lines.append(f"documents   {summary['extracted']:,} read, {sum(summary['dropped'].values()):,} dropped")
     lines += [f"            {count:,} {reason}" for reason, count in sorted(summary["dropped"].items())]
-    for split, manifest in summary["shards"].items():
-        if manifest:
-            lines.append(
-                f"{split:<12}{manifest['tokens']:,} tokens in {manifest['documents']:,} documents: {out}/shards/{split}"
-            )
+    lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")

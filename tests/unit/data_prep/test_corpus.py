@@ -273,6 +273,10 @@ def test_one_document_is_trained_on_and_nothing_held_out(tmp_path):
     (tmp_path / "0.jsonl").write_text('{"text": " "}')
     summary = corpus.run(recipe.load(file, []), Runner(1))
     assert summary["shards"]["train"]["documents"] == 1 and summary["shards"]["validation"] is None
+    said = corpus.describe(summary)
+    assert "EMPTY: whole documents are held out, and of 1 documents none can be spared" in said
+    assert "(100.0% of the tokens, 100.0% of the documents)" in said
+    assert "none, as shards.validation_fraction is 0" in corpus.describe(summary | {"validation_fraction": 0})
 
 
 def test_two_builds_cannot_meet(tmp_path, capsys):
