@@ -106,14 +106,18 @@ def of_document(run: Run, document: str) -> list[dict[str, Any]]:
     for number, (source, windows) in enumerate(zip(corpus.mixture.sources, corpus.windows, strict=True)):
         for begin, end in find(windows.shards, document):
             known = True
-            for window in windows.holding(begin, end).tolist():
-                tokens = sum(max(0, min(stop, end) - max(start, begin)) for start, stop in windows.spans(window))
-                for position in corpus.mixture.positions(number, window, consumed):
-                    seen[run.step_at(position * length), source.name] += tokens  # steps are made of whole windows
+            held = windows.holding(begin, end)
+            tokens = [
+                sum(max(0, min(stop, end) - max(start, begin)) for start, stop in windows.spans(window))
+                for window in held.tolist()
+            ]
+            positions, which = corpus.mixture.positions(number, held, consumed)
+            for position, place in zip(positions.tolist(), which.tolist(), strict=True):
+                seen[run.step_at(position * length), source.name] += tokens[place]  # steps are made of whole windows
     if not known:
         names = ", ".join(source.name for source in corpus.mixture.sources)
         raise TraceError(f"{run.folder}: no document {document} in its sources ({names}).")
-    for step, _ in seen:
+    for step in sorted({step for step, _ in seen}):  # steps near each other share what is computed of the order
         run.check(step)
     return [{"step": step, "source": source, "tokens": tokens} for (step, source), tokens in sorted(seen.items())]
 

@@ -144,13 +144,19 @@ class Mixture:
             windows[at] = self._windows(source[at], places)
         return source, windows
 
-    def positions(self, source: int, window: int, before: int) -> list[int]:
-        """Positions less than `before` of the order at which a window of a source stands, ascending: one in each epoch."""
+    def positions(self, source: int, windows: np.ndarray, before: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the order, before position `before`, windows of a source stand, int64 [windows]: once in each epoch.
+
+        Returns (positions, ascending, and for each the place in `windows` of the one that stands there), int64 both.
+        """
         size, had = self.sources[source].windows, int(self.counts(before)[source])
-        places = (
-            epoch * size + int(self._epoch(source, epoch).inverse(np.array([window]))[0]) for epoch in range(-(-had // size))
-        )
-        return [self._position(source, place) for place in places if place < had]
+        epochs = range(-(-had // size)) if len(windows) else ()
+        places = [epoch * size + self._epoch(source, epoch).inverse(windows).astype(np.int64) for epoch in epochs]
+        places = np.concatenate([np.empty(0, np.int64), *places])
+        which = np.tile(np.arange(len(windows)), len(epochs))[places < had]
+        positions = self._positions(source, places[places < had])
+        order = np.argsort(positions)
+        return positions[order], which[order]
 
     def counts(self, position: int) -> np.ndarray:
         """int64 [sources]: windows of each source among the first `position` of the order."""
@@ -251,22 +257,32 @@ class Mixture:
         slack = (BITS + 2) * _ONE // share + 2  # no count is further than BITS from its share
         return max(0, count * _ONE // share - slack), count * _ONE // share + slack
 
-    def _offset(self, bounds: np.ndarray, source: int, place: int) -> int:
-        """Where in a segment the window of a source stands before which `place` of it stand."""
-        low, high = self._near(place, int(bounds[source + 1] - bounds[source]))
-        while low < high:
-            middle = (low + high) // 2
-            if int(self._counts(bounds, middle + 1)[source]) > place:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+    def _positions(self, source: int, places: np.ndarray) -> np.ndarray:
+        """Positions in the order of the windows of a source before which `places` of it stand, int64 of one shape."""
+        before = np.array([segment.before[source] for segment in self.segments])
+        numbers = np.searchsorted(before, places, side="right") - 1
+        positions = np.empty_like(places)
+        for number in np.unique(numbers).tolist():
+            here, segment = numbers == number, self.segments[number]
+            low, high = segment.bounds[source : source + 2].tolist()
+            positions[here] = segment.start + self._offsets(low, high, places[here] - before[number])
+        return positions
 
-    def _position(self, source: int, place: int) -> int:
-        """Position in the order of the window of a source before which `place` of it stand."""
-        number = max(i for i, segment in enumerate(self.segments) if segment.before[source] <= place)
-        segment = self.segments[number]
-        return segment.start + self._offset(segment.bounds, source, place - int(segment.before[source]))
+    def _offsets(self, low: int, high: int, places: np.ndarray) -> np.ndarray:
+        """Where in a segment the windows with points in [low, high) stand before which `places` of them stand: what `_counts`
+        counts, undone bit by bit, since a run of 2^k positions that holds too few of them is passed over."""
+        cycles, left = np.divmod(places, high - low)
+        offsets, mirrored = np.zeros_like(left), np.zeros_like(left)
+        for k in reversed(range(BITS)):
+            step = BITS - k
+            first = (mirrored ^ self._flip) & ((1 << step) - 1)  # the lowest point of the run; the others are 2^step apart
+            below_high, below_low = (np.maximum(0, (bound - first + (1 << step) - 1) >> step) for bound in (high, low))
+            held = below_high - below_low
+            passed = left >= held
+            left -= np.where(passed, held, 0)
+            offsets |= passed.astype(np.int64) << k
+            mirrored |= passed.astype(np.int64) << (step - 1)
+        return (cycles << BITS) + offsets
 
     def _places(self, segment: Segment, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
         """(source number, windows of that source before it) of the windows [low, high) of a segment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from fractions import Fraction
 
@@ -95,9 +96,10 @@ def test_counts_and_positions_are_those_of_the_order(given_mixture, position):
     assume(mixture.end is None or position <= mixture.end)
     assert mixture.counts(position).tolist() == [count[one.name] for one in mixture.sources]
     for number, one in enumerate(mixture.sources):
-        for window in {0, one.windows - 1}:
-            expected = [at for at, found in enumerate(before) if found == (one.name, window)]
-            assert mixture.positions(number, window, position) == expected
+        asked = np.unique([0, one.windows - 1])
+        expected = [(at, window) for at, (name, window) in enumerate(before) if name == one.name and window in asked]
+        positions, which = mixture.positions(number, asked, position)
+        assert list(zip(positions.tolist(), asked[which].tolist(), strict=True)) == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,7 +196,21 @@ def test_positions_beyond_the_pattern(start):
         assert mixture.counts(start + 1000)[number] - mixture.counts(start)[number] == len(mine)
     assert abs((numbers == 0).sum() - 667) < 15
     at = int(np.flatnonzero(numbers == 1)[5])
-    assert mixture.positions(1, int(windows[at]), start + 1000) == [start + at]
+    assert [found.tolist() for found in mixture.positions(1, windows[at : at + 1], start + 1000)] == [[start + at], [0]]
+
+
+def test_all_windows_of_a_long_run_are_found_at_once():
+    """The work is by the bits of a position, for all windows together: one look-up each would take minutes."""
+    sources = [source("a", 1000), source("b", 7)]
+    mixture = Mixture(sources, [Stage(0, {"a": Fraction(2), "b": Fraction(1)}), Stage(60_000, {"a": Fraction(1)})], 9)
+    count = 200_000
+    numbers, windows = mixture.locate(0, count)
+    for number, one in enumerate(mixture.sources):
+        start = time.perf_counter()
+        positions, which = mixture.positions(number, np.arange(one.windows), count)
+        assert time.perf_counter() - start < 30  # 0.5 s
+        assert np.array_equal(positions, np.flatnonzero(numbers == number))
+        assert np.array_equal(which, windows[numbers == number])
 
 
 def test_epochs_seeds_and_corpora_differ():
