@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 _LAUNCHERS = {
@@ -190,11 +191,10 @@ def _ask_over_mpi(process: Process) -> dict[str, str]:
 def _reachable_address(world) -> dict[str, str]:
     """Rank 0 listens on all its addresses; the first that every rank has connected to is the one. Names of hosts need not be
     known, and an address that exists on every host (of a container bridge, say) is passed over."""
-    with socket.socket() as listener:
+    with ExitStack() as stack:
         offer = None
         if world.Get_rank() == 0:
-            listener.bind(("", 0))
-            listener.listen(world.Get_size() * 4)
+            listener = stack.enter_context(_listener(world.Get_size() * 4))
             offer = (own_addresses(), listener.getsockname()[1])
         addresses, port = world.bcast(offer, root=0)
         answers = world.allgather([connects(address, port) for address in addresses])
@@ -204,13 +204,21 @@ def _reachable_address(world) -> dict[str, str]:
     return {"MASTER_ADDR": reached[0], "MASTER_PORT": str(port)}
 
 
+def _listener(backlog: int) -> socket.socket:
+    """A socket that listens on every address of this host, of IPv6 too where there is that."""
+    if socket.has_dualstack_ipv6():
+        with suppress(OSError):  # the kernel knows IPv6, but this host or container has it off
+            return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+    return socket.create_server(("", 0), backlog=backlog)
+
+
 def own_addresses() -> list[str]:
-    """IPv4 addresses of this host, the loopback's last."""
+    """Addresses of this host by which others may reach it: those of IPv4, those of IPv6, the loopback's last."""
     try:
         found = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
     except OSError:  # a bare container has no such command
         found = []
-    return [address for address in found if ":" not in address] + ["127.0.0.1"]
+    return [*sorted(found, key=lambda address: ":" in address), "127.0.0.1"]
 
 
 def connects(address: str, port: int, seconds: float = 3) -> bool:

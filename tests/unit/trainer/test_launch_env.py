@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,3 +154,34 @@ def test_a_container_without_the_hostname_command(monkeypatch):
 def test_numbers_that_no_launcher_sets_are_named(changes, said):
     with pytest.raises(LaunchError, match=said):
         current_process(DEEPSPEED | changes)
+
+
+class Alone:
+    """mpi4py's world of one rank."""
+
+    Get_rank, Get_size = (lambda self: 0), (lambda self: 1)
+
+    def bcast(self, value, root):
+        return value
+
+    def allgather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "found"),
+    [(["192.0.2.1", "::1", "127.0.0.1"], "::1"), (["127.0.0.1", "::1"], "127.0.0.1")],
+)
+def test_rank_0_is_found_by_either_kind_of_address(monkeypatch, addresses, found):
+    if not Path("/proc/net/if_inet6").is_file():
+        pytest.skip("this host has no IPv6")
+    reach = launch_env.connects
+    monkeypatch.setattr(launch_env, "connects", lambda address, port: not address.startswith("192.") and reach(address, port))
+    monkeypatch.setattr(launch_env, "own_addresses", lambda: addresses)
+    assert launch_env._reachable_address(Alone())["MASTER_ADDR"] == found
+
+
+def test_own_addresses_are_of_both_kinds(monkeypatch):
+    listed = subprocess.CompletedProcess([], 0, stdout="fd00::2 10.0.0.2 172.17.0.1 \n")
+    monkeypatch.setattr(launch_env.subprocess, "run", lambda *_, **__: listed)
+    assert launch_env.own_addresses() == ["10.0.0.2", "172.17.0.1", "fd00::2", "127.0.0.1"]
