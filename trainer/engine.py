@@ -177,7 +177,7 @@ class ZeroEngine(_Engine):
         """Forward and backward over the step's micro-batches, one optimizer step."""
         engine = self.deepspeed
         engine.train()
-        consumed = self._begin(batch)
+        consumed, weight = self._begin(batch), None
         total = torch.zeros((), device=engine.device)
         for place, micro_batch in enumerate(batch.micro_batches, 1):
             with self._own(micro_batch) as (mine, options):
@@ -185,7 +185,8 @@ class ZeroEngine(_Engine):
                 total += loss.detach()
                 if place == len(batch.micro_batches):
                     nll = adding_up(total, self._token_group)
-                weight = micro_batch_weight(consumed()[0], batch.plan, self._parts.ranks if self._parts else 1)
+                if weight is None:  # what was consumed is added up beside the first forward pass
+                    weight = micro_batch_weight(consumed()[0], batch.plan, self._parts.ranks if self._parts else 1)
                 engine.backward(loss * weight if auxiliary is None else loss * weight + auxiliary)
             engine.step()
         return StepResult(nll() / consumed()[0].clamp(min=1), consumed(), engine.get_global_grad_norm())
@@ -236,7 +237,7 @@ class PipelineEngine(_Engine):
     def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
         super().__init__(model, shape, plan)
         grid = self.deepspeed.grid
-        self._reads_data = grid.get_stage_id() in (0, grid.pipe_parallel_size - 1)
+        self._is_first, self._is_last = grid.get_stage_id() == 0, grid.get_stage_id() == grid.pipe_parallel_size - 1
         self._data_group = grid.get_data_parallel_group()
         self._sent: tuple[torch.Size, bool] | None = None
         self._loss_of_logits = loss_of_logits(plan)
@@ -274,13 +275,19 @@ class PipelineEngine(_Engine):
         if sent != self._sent:
             self.deepspeed.reset_activation_shape()  # its buffers between stages have the shape of the first micro-batch
             self._sent = sent
-        if not self._reads_data:
+        if not (self._is_first or self._is_last):
             return None
         return (self._sendable(batch, weight) for batch in micro_batches)
 
     def _sendable(self, batch: MicroBatch, weight: torch.Tensor) -> tuple[Any, Any]:
-        inputs, targets = batch.on(self.deepspeed.device)
-        return inputs if batch.positions is None else (inputs, batch.positions), (targets, weight)
+        """What this end of the pipeline takes of a micro-batch, in its place; DeepSpeed looks at no other."""
+        device, inputs, labels = self.deepspeed.device, None, None
+        if self._is_first:
+            ids = batch.inputs_on(device)
+            inputs = ids if batch.positions is None else (ids, batch.positions)
+        if self._is_last:
+            labels = batch.targets_on(device), weight
+        return inputs, labels
 
 
 def loss_of_logits(plan: RunPlan) -> Loss:

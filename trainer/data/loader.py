@@ -38,7 +38,15 @@ class MicroBatch:
 
     def on(self, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets as models and losses take them, int64 on a device."""
-        return self.inputs.to(device).long(), self.targets.to(device).long()
+        return self.inputs_on(device), self.targets_on(device)
+
+    def inputs_on(self, device: torch.device | str) -> torch.Tensor:
+        """The inputs alone."""
+        return self.inputs.to(device).long()
+
+    def targets_on(self, device: torch.device | str) -> torch.Tensor:
+        """The targets alone."""
+        return self.targets.to(device).long()
 
     @property
     def real_targets(self) -> int:
