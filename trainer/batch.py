@@ -145,11 +145,14 @@ def _refusal(section: BatchSection, length: int, ranks: int, known: int) -> str:
     both_given = "auto" not in (micro, accumulation)
     below, above = tokens // known * known, -(-tokens // known) * known
     relation = "is not" if both_given else "is not a multiple of"
-    lines = [
-        f"batch.global_batch_tokens = {tokens} {relation} {known} = {length} (data.sequence_length) x {micro} "
-        f"(micro_batch_size) x {accumulation} (gradient_accumulation_steps) x {ranks} (data-parallel ranks).",
-        "What works:",
-    ]
+    factors = {
+        "data.sequence_length": length,
+        "micro_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "data-parallel ranks": ranks,
+    }
+    product = " x ".join(f"{value} ({name})" for name, value in factors.items() if value != "auto")
+    lines = [f"batch.global_batch_tokens = {tokens} {relation} {known} = {product}.", "What works:"]
     nearest = [known] if both_given else sorted({value for value in (below, above) if value > 0})
     lines.append(f"  global_batch_tokens = {' or '.join(map(str, nearest))}, all else as it is")
     if tokens % (length * ranks) == 0:

@@ -120,10 +120,13 @@ def from_world(section: ParallelSection, world_size: int) -> Topology:
                 f"{ranks} ranks, or set pipeline_stages to one of {_divisors(world_size)}."
             )
         factors = {"pipeline_stages": stages, "tensor": tensor, "sequence": sequence}
-        product = " x ".join(f"{size} (parallel.{key})" for key, size in factors.items() if size > 1)
+        split = [f"parallel.{key} = {size}" for key, size in factors.items() if size > 1]
+        product, lower = split[0], "set it to"
+        if len(split) > 1:
+            product, lower = f"{unit}, the product of {' and '.join(split)}", "lower these to a product that is"
         raise TopologyError(
-            f"{world_size} ranks are no multiple of {product} = {unit}. Start {ranks} ranks, or lower these: their product "
-            f"must be one of {_divisors(world_size)}."
+            f"{world_size} ranks are not a multiple of {product}. Start {ranks} ranks, or {lower} "
+            f"one of {_divisors(world_size)}."
         )
     return Topology(stages, world_size // unit, sequence, tensor)
 

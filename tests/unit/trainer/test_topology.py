@@ -80,9 +80,15 @@ def test_factors_of_the_ranks():
     assert from_world(ParallelSection(tensor=2, sequence=3), 12).describe() == (
         "12 = 1 pipeline stages x 2 data parallel x 3 parts of a window x 2 slices of a matrix"
     )
-    said = r"8 ranks are no multiple of 2 \(parallel.tensor\) x 3 \(parallel.sequence\) = 6. Start 6 or 12 ranks, .* 1, 2, 4, 8"
-    with pytest.raises(TopologyError, match=said):
+    said = (
+        "8 ranks are not a multiple of 6, the product of parallel.tensor = 2 and parallel.sequence = 3. "
+        "Start 6 or 12 ranks, or lower these to a product that is one of 1, 2, 4, 8."
+    )
+    with pytest.raises(TopologyError, match=f"^{said}$"):
         from_world(ParallelSection(tensor=2, sequence=3), 8)
+    said = "3 ranks are not a multiple of parallel.tensor = 2. Start 2 or 4 ranks, or set it to one of 1, 3."
+    with pytest.raises(TopologyError, match=f"^{said}$"):
+        from_world(ParallelSection(tensor=2), 3)
 
 
 @pytest.mark.parametrize(
