@@ -36,6 +36,11 @@ POSITION_KEYS = ("max_position_embeddings", "n_positions")
 VOCABULARY_MULTIPLE = 64
 """An "auto" vocabulary is padded to this multiple: matrix products on tensor cores want it."""
 
+OLDER_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+"""What older releases of Hugging Face saved beside weights, and compute now."""
+OLDER_MASKS = r"attn(\.attention)?\.(bias|masked_bias)$|attention\.(bias|masked_bias)$"
+"""The same, where it has four dimensions or none: with one it would be a bias."""
+
 
 class ModelError(ValueError):
     """The model cannot be built as asked, or does not fit the data."""
@@ -96,7 +101,7 @@ def _inline_config(
             hint = strict_json.did_you_mean(key, known)
             raise strict_json.ConfigError(f'{origin}.{key}: unknown key of a "{model_type}" configuration.{hint}')
         values = values if trained is None else _changed(trained, values)
-        rope.check_given(values, defaults, origin)
+        rope.check_given(values, defaults, origin, sequence_length, trained)
     padded = -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     derived = {"vocab_size": padded, **dict.fromkeys(POSITION_KEYS, sequence_length)}
     values = {key: derived[key] if value == "auto" and key in derived else value for key, value in values.items()}
@@ -107,7 +112,7 @@ def _inline_config(
         reason = " ".join(str(error).split())
         raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {reason}') from None
     if closed:
-        rope.check(config, defaults, origin)
+        rope.check(config, defaults, origin, any(key in values for key in rope.KEYS), trained)
     return config
 
 
@@ -309,6 +314,40 @@ class Weights:
                 f"absent and {len(wrong)} differ in shape ({'; '.join(shown)}). Leave model.config out to take the "
                 f"configuration from model.init_from."
             )
+        self._check_left_out(model)
+
+    def _check_left_out(self, model: PreTrainedModel) -> None:
+        """Raise ModelError for trained weights that `model` would go without."""
+        tied = model.all_tied_weights_keys.items()
+        lost = [(name, source) for name, source in tied if name in self and source in self and not self._alike(name, source)]
+        if lost:
+            name, source = lost[0]
+            raise ModelError(
+                f"{self.folder} holds {len(lost)} trained weights that model.config ties to others, and that differ from them: "
+                f'{name} would be dropped for {source}. Set "tie_word_embeddings": false in model.config.'
+            )
+        known = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+        ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), *OLDER_BUFFERS]
+        unread = [name for name in self._place if name not in known and not any(re.search(one, name) for one in ignored)]
+        unread = [name for name in unread if not (re.search(OLDER_MASKS, name) and len(self.shape(name)) in (0, 4))]
+        if unread:
+            shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+            raise ModelError(
+                f"{self.folder} holds {len(unread)} of {len(self._place)} weights that nothing in the model of model.config "
+                f"reads ({shown}): they would be dropped. Leave out of model.config what does without them (layers or biases, "
+                f"say). To go on without them, open the folder with AutoModelForCausalLM.from_pretrained, write it with "
+                f"save_pretrained(NEW_FOLDER), and set model.init_from to that."
+            )
+
+    def _alike(self, first: str, second: str, rows: int = 1 << 14) -> bool:
+        """Whether two weights are equal, bit for bit, read a part at a time."""
+        if self.shape(first) != self.shape(second):
+            return False
+        (path, stored), (other_path, other_stored) = self._place[first], self._place[second]
+        with safe_open(path, framework="pt") as file, safe_open(other_path, framework="pt") as other_file:
+            one, other = file.get_slice(stored), other_file.get_slice(other_stored)
+            parts = range(0, self.shape(first)[0], rows)
+            return all(torch.equal(one[start : start + rows], other[start : start + rows]) for start in parts)
 
 
 def _keys(path: Path) -> list[str]:

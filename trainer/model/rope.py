@@ -5,6 +5,7 @@ Hugging Face takes misspelt keys and factors that don't fit the positions with a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,8 +31,15 @@ def sections(parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     return nested or ([parameters] if parameters else [])
 
 
-def check_given(values: dict[str, Any], defaults: PretrainedConfig, origin: str) -> None:
-    """Raise ConfigError for keys and types of rotary parameters that nothing reads; `values`: a configuration as given."""
+def check_given(
+    values: dict[str, Any],
+    defaults: PretrainedConfig,
+    origin: str,
+    sequence_length: int,
+    trained: PretrainedConfig | None = None,
+) -> None:
+    """Raise ConfigError for keys and types of rotary parameters that nothing reads, and for "auto" positions where they scale
+    beyond them; `values`: a configuration as given, `trained`: the one that it changes."""
     usual = {key for section in sections(getattr(defaults, "rope_parameters", None)) for key in section}
     known = {
         *RopeParameters.__annotations__,
@@ -55,11 +63,25 @@ def check_given(values: dict[str, Any], defaults: PretrainedConfig, origin: str)
                 )
             if "rope_theta" in section and not section["rope_theta"] > 0:
                 raise ConfigError(f"{origin}.{name}.rope_theta is {section['rope_theta']}: the base must be above 0.")
-            if kind == "dynamic" and values.get("max_position_embeddings") == "auto":
-                raise ConfigError(
-                    f'{origin}.{name}: rope_type "dynamic" scales beyond max_position_embeddings, and "auto" is the whole '
-                    f"window: it would never scale. Set max_position_embeddings to the positions the model was trained with."
-                )
+            if kind in BEYOND and values.get("max_position_embeddings") == "auto":
+                _check_auto(kind, section, values[name], f"{origin}.{name}", sequence_length, trained)
+
+
+def _check_auto(
+    kind: str, section: dict[str, Any], given: dict[str, Any], where: str, length: int, trained: PretrainedConfig | None
+) -> None:
+    """Raise ConfigError where max_position_embeddings would be the whole window, and the type scales beyond it."""
+    factor = section.get("factor")
+    numeric = isinstance(factor, int | float) and factor > 1
+    if kind == "linear" and (section is not given or not numeric):
+        return  # by layer type, max_position_embeddings is the reach of all together
+    would = f"the positions would reach {factor:g} times as far" if kind == "linear" else "it would never scale"
+    most = trained.max_position_embeddings if trained else -(-length // factor) if numeric else None
+    raise ConfigError(
+        f'{where}: rope_type "{kind}" scales beyond max_position_embeddings, and "auto" is the whole window, {length}: '
+        f"{would}. Set max_position_embeddings to the positions that the model was trained with"
+        + (f": {most:g}." if trained else f", at least {most:g} for these windows." if most else ".")
+    )
 
 
 def _original(values: dict[str, Any], defaults: PretrainedConfig) -> int | None:
@@ -67,15 +89,78 @@ def _original(values: dict[str, Any], defaults: PretrainedConfig) -> int | None:
     return values.get("original_max_position_embeddings", getattr(defaults, "original_max_position_embeddings", None))
 
 
-def check(config: PretrainedConfig, defaults: PretrainedConfig, origin: str) -> None:
+def check(
+    config: PretrainedConfig,
+    defaults: PretrainedConfig,
+    origin: str,
+    is_given: bool = True,
+    trained: PretrainedConfig | None = None,
+) -> None:
     """Raise ConfigError where Hugging Face only warns: keys that the type doesn't read, values out of range, a factor that is
-    not the ratio of the positions."""
+    not the ratio of the positions; and where longrope's is not. `is_given`: the parameters are the user's, not the
+    architecture's own; `trained`: the configuration that this one changes."""
     if not hasattr(config, "validate_rope"):
         return
     usual = list(_warnings(defaults))
     for warning in _warnings(config):
-        if warning not in usual:
-            raise ConfigError(f"{origin}.rope_parameters: {' '.join(warning.split())}")
+        if warning not in usual and _OF_STYLE not in warning:
+            way_out = _way_out(config, is_given, trained)
+            raise ConfigError(f"{origin}.rope_parameters: {' '.join(warning.split())}{way_out}")
+    for section in sections(getattr(config, "rope_parameters", None)):
+        if section.get("rope_type") == "longrope":
+            _check_longrope(section, config, trained, origin)
+
+
+_OF_STYLE = "Please set the `factor` field"
+"""Of a warning about longrope without a factor, which is then the ratio of the positions: no mistake."""
+
+
+def _way_out(config: PretrainedConfig, is_given: bool, trained: PretrainedConfig | None) -> str:
+    """What to write in model.config, to follow what is wrong with its rotary parameters."""
+    most = getattr(config, "max_position_embeddings", None)
+    section = config.rope_parameters
+    if trained is not None and most != getattr(trained, "max_position_embeddings", most):
+        before = trained.max_position_embeddings
+        return (
+            f" The trained model's max_position_embeddings is {before}: leave it so, where windows are no longer, or write "
+            f"the rope_parameters that go with {most}."
+        )
+    if is_given:
+        original, factor = section.get("original_max_position_embeddings"), section.get("factor")
+        if section.get("rope_type") != "yarn" or not original or not factor:
+            return ""
+        ratio = f", or factor to {most / original:g}" if most > original else ""
+        return f" Set max_position_embeddings to {original * factor:g}{ratio}."
+    plain = {key: section[key] for key in ("rope_theta", "partial_rotary_factor") if section.get(key) is not None}
+    return (
+        f' These are the default of a "{config.model_type}" model, which scales to more positions than the {most} of this '
+        f"run. Without scaling, write in model.config: "
+        f'"rope_parameters": {json.dumps({"rope_type": "default"} | plain)}'
+    )
+
+
+def _check_longrope(section: dict[str, Any], config: PretrainedConfig, trained: PretrainedConfig | None, origin: str) -> None:
+    """The factor of longrope scales attention; where none is written, it is the ratio of max_position_embeddings to the
+    original ones."""
+    original, most = section["original_max_position_embeddings"], config.max_position_embeddings
+    if section.get("attention_factor") is not None:
+        return
+    factor = section.get("factor")
+    if factor is not None and most > original * factor:
+        raise ConfigError(
+            f"{origin}.rope_parameters: factor {factor:g} takes {original} original positions to {original * factor:g}, "
+            f"max_position_embeddings is {most}. Set factor to {most / original:g}, or max_position_embeddings to "
+            f"{original * factor:g}."
+        )
+    if factor is None and trained is not None and section in sections(getattr(trained, "rope_parameters", None)):
+        was = trained.max_position_embeddings
+        if max(was, original) != max(most, original):  # a factor below 1 counts as 1
+            raise ConfigError(
+                f'{origin}.max_position_embeddings is {most}, the trained model\'s {was}: rope_type "longrope" scales '
+                f"attention by their ratio to the {original} original positions, {most / original:g} in place of "
+                f"{was / original:g}. Leave max_position_embeddings at {was} where windows are no longer, or write in "
+                f"rope_parameters the factor that you mean ({was / original:g}: as trained)."
+            )
 
 
 def _warnings(config: PretrainedConfig) -> list[str]:

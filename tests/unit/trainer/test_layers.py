@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -64,6 +66,31 @@ def test_documents_stay_apart_in_a_row_of_layers(kind):
     apart = layers.run(layers.row(model), (tokens, positions))
     assert torch.equal(apart, stock)
     assert not torch.allclose(layers.run(layers.row(model), tokens), stock, atol=1e-4)
+
+
+def test_longrope_in_stages_turns_by_the_window_as_the_stock_model():
+    """Its short factors up to the original positions, the long ones beyond, whatever windows came before."""
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 8,
+        "long_factor": [float(n) for n in range(1, 9)],
+        "original_max_position_embeddings": 16,
+    }
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    positions = {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "num_key_value_heads": 4}
+    spec = {"model_type": "phi3", "vocab_size": 300, **sizes, **positions, "rope_parameters": scaling, "pad_token_id": None}
+    model = build.skeleton(build.load_config(spec, 300, 0, 64))
+    list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, seed=1))
+    stages = [layers.row(copy.deepcopy(model)) for _ in range(2)]  # each rank has rotary embeddings of its own
+    tokens = torch.randint(300, (2, 64), generator=torch.Generator().manual_seed(0))
+    for length in (12, 40, 16, 17, 64, 12):
+        stock = model(tokens[:, :length], use_cache=False).logits
+        carried = tokens[:, :length]
+        for layer in (*stages[0][:3], *stages[1][3:]):
+            carried = layer(carried)
+        assert torch.equal(carried, stock)
+        short = model(tokens[:, :12], use_cache=False).logits
+        assert torch.allclose(stock[:, :12], short, atol=1e-4) == (length <= 16)
 
 
 def test_what_differs_is_refused_with_numbers(monkeypatch):

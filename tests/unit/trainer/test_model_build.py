@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from strict_json import ConfigError
@@ -87,6 +88,54 @@ def test_weights_of_a_base_model_or_with_a_hole_are_refused(tmp_path):
     skeleton = build.skeleton(config)
     with pytest.raises(build.ModelError, match=r"1 of \d+ parameters are absent .*lm_head"):
         build.Weights(tmp_path, skeleton).check(skeleton)
+
+
+def test_a_trained_head_is_not_dropped_for_the_embedding(tmp_path):
+    model = AutoModelForCausalLM.from_config(config_of("llama", tied=False))
+    model.save_pretrained(tmp_path)
+    tied = build.skeleton(config_of("llama", tied=True))
+    said = (
+        r"holds 1 trained weights .* lm_head.weight would be dropped for model.embed_tokens.weight. Set \"tie_word_embeddings"
+    )
+    with pytest.raises(build.ModelError, match=said):
+        build.Weights(tmp_path, tied).check(tied)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, tmp_path / "model.safetensors")
+    build.Weights(tmp_path, tied).check(tied)  # saved twice, but the same
+
+
+def test_weights_that_nothing_reads_are_refused(tmp_path):
+    AutoModelForCausalLM.from_config(config_of("llama", num_hidden_layers=3)).save_pretrained(tmp_path)
+    fewer = build.skeleton(config_of("llama", num_hidden_layers=2))
+    said = r"holds 9 of \d+ weights that nothing in the model of model.config reads \(model.layers.2\..*, \.\.\.\)"
+    with pytest.raises(build.ModelError, match=said):
+        build.Weights(tmp_path, fewer).check(fewer)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "value", "read"),
+    [
+        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(8), True),
+        ("gpt2", "transformer.h.0.attn.bias", torch.ones(1, 1, 32, 32, dtype=torch.bool), True),
+        ("gpt2", "h.1.attn.masked_bias", torch.tensor(-1e4), True),
+        ("gpt_neox", "gpt_neox.layers.0.attention.masked_bias", torch.tensor(-1e9), True),
+        ("llama", "model.layers.0.attention.bias", torch.ones(1, 1, 4, 4), True),
+        ("llama", "model.layers.0.attention.bias", torch.ones(64), False),
+        ("llama", "model.layers.0.self_attn.q_proj.bias", torch.ones(64), False),
+        ("gpt2", "transformer.h.0.mlp.gate.weight", torch.ones(8, 8), False),
+    ],
+)
+def test_what_older_releases_saved_beside_weights_is_passed_over(tmp_path, family, name, value, read):
+    config = config_of(family)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {name: value}, tmp_path / "model.safetensors")
+    skeleton = build.skeleton(config)
+    if read:
+        build.Weights(tmp_path, skeleton).check(skeleton)
+    else:
+        with pytest.raises(build.ModelError, match=f"holds 1 of {len(weights) + 1} weights that nothing .*{name}"):
+            build.Weights(tmp_path, skeleton).check(skeleton)
 
 
 def test_filling_keeps_buffers_in_fp32_and_parameters_in_the_runs_precision():

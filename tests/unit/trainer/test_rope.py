@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from strict_json import ConfigError
 from trainer.model import build, rope
@@ -33,7 +35,10 @@ def load(spec: dict, length: int = 512, **options):
         ({"rope_scaling": {"rope_typ": "linear", "factor": 4.0}}, r"rope_scaling.rope_typ: .*rope_type"),
         ({"rope_parameters": {"rope_type": "yarm", "factor": 4.0}}, r'no "yarm".*yarn'),
         ({"rope_parameters": {"rope_type": "linear"}}, "Missing required keys.*factor"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "beta_fast": 3}}, "Unrecognized keys.*beta_fast"),
+        (
+            {"max_position_embeddings": 128, "rope_parameters": {"rope_type": "linear", "factor": 4.0, "beta_fast": 3}},
+            "Unrecognized keys.*beta_fast",
+        ),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "must be a float or int >= 1, got 0.5"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 'needs "original_max_position_embeddings"'),
         (
@@ -41,7 +46,11 @@ def load(spec: dict, length: int = 512, **options):
             r"factor \(2.0\) in YaRN|does not match",
         ),
         ({"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 512}}, "must be less than max_position_embeddings"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "it would never scale"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "it would never scale.* at least 128 for these windows"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 4}},
+            "would reach 4 times as far.* at least 128 for these windows",
+        ),
     ],
 )
 def test_mistakes_are_refused(changes, message):
@@ -113,3 +122,96 @@ def test_a_trained_model_at_a_longer_window(tmp_path):
         load({"max_position_embedings": 512}, 512, init_from=str(tmp_path))
     with pytest.raises(ConfigError, match="model_type"):
         load({"max_position_embeddings": 512}, 512)
+
+
+@pytest.mark.parametrize("kind", ["apertus", "cwm", "gpt_oss", "ministral3", "mistral4"])
+def test_default_scaling_from_more_positions_says_what_works(kind):
+    spec = {"model_type": kind, "vocab_size": "auto", "max_position_embeddings": "auto"}
+    with pytest.raises(
+        ConfigError, match=f'default of a "{kind}" model.* the 512 of this run.* write in model.config'
+    ) as caught:
+        load(spec)
+    written = json.loads("{" + str(caught.value).partition("write in model.config: ")[2] + "}")
+    config = load({**spec, **written})
+    assert rope.positions(config) == 512
+    if kind == "apertus":
+        sizes = {key: LLAMA[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
+        config = load({**spec, **written, **sizes, "num_key_value_heads": 4})
+        model = build.skeleton(config)
+        list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, seed=0))
+        assert model(torch.zeros(1, 512, dtype=torch.int64)).logits.isfinite().all()
+
+
+def longrope(original: int, **more) -> dict:
+    return {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 8,
+        "long_factor": [float(n) for n in range(1, 9)],
+        "original_max_position_embeddings": original,
+        **more,
+    }
+
+
+@given(st.sampled_from([64, 96, 128]), st.sampled_from([1.5, 2.0, 3.0, 4.0]), st.sampled_from([1.5, 2.0, 3.0, 4.0]))
+def test_the_factor_is_the_ratio_of_window_and_trained_positions(original, factor, window):
+    """For every type, in a run from the beginning, "auto" positions and a factor of their ratio, and no other."""
+    length = int(original * window)
+
+    def runs(parameters: dict, **positions) -> bool:
+        try:
+            build.check_fits(load({**LLAMA, **positions, "rope_parameters": parameters}, length), 300, length, 1)
+        except ValueError:
+            return False
+        return True
+
+    scaled = {"factor": factor, "original_max_position_embeddings": original}
+    assert runs({"rope_type": "yarn", **scaled}) == (factor == window)
+    assert runs(longrope(original))
+    assert runs(longrope(original, factor=factor)) == (factor >= window)
+    assert runs({**LLAMA3, **scaled})
+    for kind in ("linear", "dynamic"):
+        assert not runs({"rope_type": kind, "factor": factor})
+        assert runs({"rope_type": kind, "factor": factor}, max_position_embeddings=original) == (factor >= window)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "trained_with", "length", "said"),
+    [
+        ({"rope_type": "default"}, 128, 512, None),  # longer windows without scaling
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512, 512, None),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+            512,
+            1024,
+            "embeddings is 512: leave it",
+        ),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512, 256, "that go with 256"),
+        ({"rope_type": "linear", "factor": 4.0}, 128, 512, "trained with: 128"),
+        ({"rope_type": "dynamic", "factor": 4.0}, 128, 512, "trained with: 128"),
+        (longrope(128), 512, 512, None),
+        (
+            longrope(128),
+            512,
+            1024,
+            "is 1024, the trained model's 512: .* original positions, 8 in place of 4. .* [(]4: as trained",
+        ),
+        (longrope(128), 512, 256, "is 256, the trained model's 512: .* 2 in place of 4"),
+        (longrope(128, factor=4.0), 512, 256, None),
+        (longrope(128, factor=4.0), 512, 1024, "factor 4 takes 128 original positions to 512, .* Set factor to 8,"),
+        (longrope(128, attention_factor=1.2), 512, 1024, None),
+        ({**LLAMA3, "original_max_position_embeddings": 64}, 512, 256, None),
+    ],
+)
+def test_trained_scaling_with_auto_positions(tmp_path, parameters, trained_with, length, said):
+    trained = {**LLAMA, "max_position_embeddings": trained_with, "rope_parameters": parameters}
+    load(trained, trained_with).save_pretrained(tmp_path)
+    change = {"max_position_embeddings": "auto"}
+    if said is None:
+        changed = load(change, length, init_from=str(tmp_path))
+        assert changed.rope_parameters == load(trained, trained_with).rope_parameters
+        build.check_fits(changed, 300, length, 1)
+    else:
+        with pytest.raises(ConfigError, match=said):
+            load(change, length, init_from=str(tmp_path))
+    kept = load({}, min(length, trained_with), init_from=str(tmp_path))  # what the messages say of shorter windows
+    build.check_fits(kept, 300, min(length, trained_with), 1)
