@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from trainer import checkpoint_files
+from trainer.checkpoint_files import CheckpointError
 from trainer.data.loader import MicroBatch
 from trainer.engine import PipelineEngine, ZeroEngine
 from trainer.hosts.disks import Disk
@@ -29,16 +31,12 @@ from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoi
 from trainer.state import TrainState
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read."""
-
-
 def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, chain: str | None, disk: Disk) -> Path:
     """Write the checkpoint of `state` into the run folder, from all ranks, and return its path.
 
     Beside the state it records a probe, the live engine's loss on tokens that an export can draw again and must match; the data
-    order so far, which a resume must continue; and the ledger's chain, on the first rank (`chain` there, else ignored). On each
-    of several disks are the files of its own ranks, and all that those need to go on.
+    order so far, which a resume must continue; the ledger's chain, on the first rank (`chain` there, else ignored); and the
+    files' checksums. On each of several disks are the files of its own ranks, and all that those need to go on.
     """
     folder, keep = plan.folder / CHECKPOINTS, plan.config.checkpoint.keep
     probe = _probe(engine, plan)
@@ -48,11 +46,13 @@ def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, 
     if keeper:
         shutil.rmtree(partial, ignore_errors=True)
     dist.barrier()
-    with _model_on_every_disk(engine, plan.topology, disk):
+    with _model_on_every_disk(engine, plan.topology, disk), checkpoint_files.written(engine.deepspeed) as mine:
         engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
-    dist.barrier()
+    checksums: list[dict[str, str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(checksums, checkpoint_files.checksums(mine, partial))  # and all ranks have written theirs
     if keeper:
         record = {"state": state.to_json(), "probe": probe, "order": plan.order_before(state), "chain": chain}
+        record["files"] = {name: one for rank in disk.ranks for name, one in checksums[rank].items()}
         record |= {} if disk.shared else {"ranks": disk.ranks, "world_size": plan.topology.world_size}
         (partial / STATE_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
         for file in partial.rglob("*"):
@@ -108,14 +108,15 @@ def probe_tokens(windows: int, sequence_length: int, vocab_size: int) -> torch.T
     return torch.from_numpy(rng.integers(0, vocab_size, (windows, sequence_length + 1)))
 
 
-def require_files(checkpoint: Path, rank: int) -> None:
-    """Raise CheckpointError when this disk's part of a checkpoint is that of other ranks."""
+def require_files(checkpoint: Path, rank: int, disk: Disk) -> None:
+    """Raise CheckpointError when this disk's part of a checkpoint is that of other ranks, or one of its files is damaged."""
     ranks = read_state(checkpoint).get("ranks")
     if ranks is not None and rank not in ranks:
         raise CheckpointError(
             f"{checkpoint} has the files of {named_ranks(ranks)} alone, as its host had a disk of its own, and rank {rank} "
             f"runs here now. Start on the hosts that wrote it, in the same order and with as many ranks each."
         )
+    checkpoint_files.check(checkpoint, disk.ranks.index(rank), len(disk.ranks))
 
 
 def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:

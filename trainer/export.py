@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from data_prep.shards.storage import is_remote, join, read_whole
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_files
 from trainer.engine import DTYPES
 from trainer.model import build, fused_loss
 from trainer.run_folder import CHECKPOINTS, checkpoint_name, checkpoints_in, read_record, read_state
@@ -37,6 +37,7 @@ def export(run: Path, output: Path, step: int | None = None, precision: str | No
     record = read_record(run)
     identity = record["identity"]
     precision = precision or identity["precision"]
+    checkpoint_files.check(source)
     model = _trained_model(source, identity, precision)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

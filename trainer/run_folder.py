@@ -67,7 +67,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         if checkpoint_name(state.step) != checkpoint.name:
             raise ValueError(f"it says step {state.step}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{checkpoint}: not a readable checkpoint: {error}") from None
+        raise RunFolderError(
+            f"{checkpoint}: not a readable checkpoint: {error}. Without that folder (mv it away) the run goes on from the one "
+            f"before."
+        ) from None
     return record
 
 

@@ -115,7 +115,7 @@ def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPla
     with meeting.together():
         plan = at_checkpoint(plan, step)
         if plan.resume_from:
-            checkpoint.require_files(plan.resume_from, process.rank)
+            checkpoint.require_files(plan.resume_from, process.rank, disk)
         if plan.start.step < plan.total_steps:
             agreement.check_space(plan, disk)
         open_ledger(plan, process).close()

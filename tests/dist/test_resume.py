@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -99,11 +101,31 @@ def check_export(run: Path, validation: Path, bf16: bool) -> None:
     assert again.returncode == 2 and "exists. Nothing was written" in again.stderr
 
 
+@contextmanager
+def damaged(file: Path) -> Iterator[Path]:
+    """The file with a bit of its middle turned, inside the block."""
+
+    def turn() -> None:
+        with open(file, "r+b") as stream:
+            stream.seek(file.stat().st_size // 2)
+            byte = stream.read(1)[0]
+            stream.seek(-1, 1)
+            stream.write(bytes([byte ^ 16]))
+
+    turn()
+    yield file
+    turn()
+
+
 def check_complete(config: dict, tmp_path: Path) -> None:
     """Started again, a complete run says so; asked for more tokens, it goes on."""
     done = launch.train(config, tmp_path / "killed.json")
     assert "This run is complete (20 steps)" in done.stdout
     longer = {**config, "schedule": {**config["schedule"], "total_tokens": 22 * 512}}
+    (tmp_path / "longer.json").write_text(json.dumps(longer))
+    with damaged(next((tmp_path / "killed" / "checkpoints" / "step-00000020").glob("layer_02*"))) as file:
+        refused = launch.run(2, "trainer/train.py", "--config", str(tmp_path / "longer.json"))
+        assert refused.returncode == 2 and f"{file.name} is damaged" in refused.stderr
     launch.train(longer, tmp_path / "longer.json")
     rows = read_metrics(Path(config["run"]["folder"]) / METRICS_FILE)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 23))
