@@ -9,6 +9,7 @@ the data.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -33,10 +34,16 @@ from trainer.model.sequence_parallel import SequenceParallelError
 from trainer.model.tensor_parallel import TensorParallelError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, at_checkpoint, prepare
-from trainer.state import derive_seed
+from trainer.state import TrainState, derive_seed
+
+
+class DivergedError(ValueError):
+    """The loss is no number any more."""
+
 
 REFUSALS = (
     ShardError,
+    DivergedError,
     LedgerError,
     ModelError,
     checkpoint.CheckpointError,
@@ -157,9 +164,30 @@ def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> 
         if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
             monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
         if last or state.step % config.checkpoint.every_steps == 0:
+            require_finite(result.loss, plan, state)
             monitor.saved(checkpoint.save(worker, plan, state, ledger.settled(), disk))
     ledger.close()
     monitor.close()
+
+
+def require_finite(loss: torch.Tensor, plan: RunPlan, state: TrainState) -> None:
+    """Raise DivergedError rather than save, over good checkpoints in the end, what a loss of nan or infinity has made; it is
+    the same on all ranks. In fp16 a step may overflow on its own: DeepSpeed skips it and lowers its loss scale."""
+    value = loss.item()
+    if math.isfinite(value) or plan.precision == "fp16":
+        return
+    saved = run_folder.checkpoints_in(plan.folder / run_folder.CHECKPOINTS)
+    way_out = (
+        f"The newest checkpoint, {saved[-1]}, is from before this step: look at its curve (python -m trainer report "
+        f"{plan.folder}), and begin a new run from it (python -m trainer export {plan.folder}, model.init_from) with"
+        if saved
+        else "No checkpoint was saved before it: begin a new run with"
+    )
+    raise DivergedError(
+        f"step {state.step}: the loss is {value}, so nothing is saved of it. {way_out} a lower optimizer.learning_rate or "
+        f"optimizer.gradient_clipping, or a longer schedule.warmup_tokens. What the last steps consumed: python -m trainer "
+        f"trace {plan.folder} --step {state.step}."
+    )
 
 
 if __name__ == "__main__":

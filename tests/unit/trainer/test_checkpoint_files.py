@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from trainer import checkpoint_files
 from trainer.checkpoint_files import CheckpointError
 from trainer.run_folder import STATE_FILE, checkpoint_name
+from trainer.state import TrainState
+from trainer.train import DivergedError, require_finite
 
 
 class Writer:
@@ -84,3 +86,16 @@ def test_checkpoints_without_checksums_pass(tmp_path):
     (checkpoint / STATE_FILE).write_text(json.dumps(record))
     (checkpoint / "a.pt").unlink()
     checkpoint_files.check(checkpoint)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_has_diverged_is_not_saved_over_good_checkpoints(tmp_path, value):
+    plan = SimpleNamespace(folder=tmp_path, precision="bf16")
+    with pytest.raises(DivergedError, match=rf"step 9: the loss is {value}.*No checkpoint was saved before it"):
+        require_finite(torch.tensor(value), plan, TrainState(9, 900))
+    (tmp_path / "checkpoints").mkdir()
+    saved = written_checkpoint(tmp_path / "checkpoints", 8)
+    with pytest.raises(DivergedError, match=rf"The newest checkpoint, {saved}.*--step 9"):
+        require_finite(torch.tensor(value), plan, TrainState(9, 900))
+    require_finite(torch.tensor(7.5), plan, TrainState(9, 900))
+    require_finite(torch.tensor(value), SimpleNamespace(folder=tmp_path, precision="fp16"), TrainState(9, 900))
