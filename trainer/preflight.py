@@ -17,7 +17,7 @@ from data_prep.shards import ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
 from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import batch, batch_ramp, config, ds_config, run_folder
-from trainer.data.corpus import Corpus, check_same_tokenizer, open_corpus
+from trainer.data.corpus import Corpus, check_same_tokenizer, key_of, open_corpus
 from trainer.metrics import METRICS_FILE
 from trainer.model import (
     build,
@@ -225,6 +225,13 @@ def _validation(data: config.DataSection, corpus: Corpus) -> Windows:
         raise PreflightError(f"data.validation: {error}") from None
     if len(windows) == 0:
         raise PreflightError("data.validation is empty. Set it to null, or hold out more documents in the recipe.")
+    for source, trained in zip(corpus.mixture.sources, corpus.windows, strict=True):
+        if trained.shards.fingerprint == shards.fingerprint:  # whatever the packing, or the folder's name
+            raise PreflightError(
+                f"data.validation ({data.validation}) and {key_of(data, source.name)} ({trained.shards.folder}) are the same "
+                f"shards: the validation loss would be of text that is trained on. Name shards held out of the training data "
+                f"(shards.validation_fraction of a recipe makes some), or set data.validation to null."
+            )
     check_same_tokenizer(corpus.windows[0], windows, "the training data", "data.validation")
     return windows
 

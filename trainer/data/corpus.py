@@ -78,7 +78,7 @@ def open_corpus(data: DataSection, seed: int) -> Corpus:
     windows = {name: _open(name, section, data) for name, section in named.items()}
     first = next(iter(windows))
     for name, other in windows.items():
-        check_same_tokenizer(windows[first], other, _key(data, first), _key(data, name))
+        check_same_tokenizer(windows[first], other, key_of(data, first), key_of(data, name))
     sources = [Source(name, w.fingerprint, len(w), w.tokens, _max_windows(named[name], len(w))) for name, w in windows.items()]
     try:
         mixture = Mixture(sources, _stages(data, named, windows), seed)
@@ -103,7 +103,7 @@ def _named(data: DataSection) -> dict[str, SourceSection]:
     return named
 
 
-def _key(data: DataSection, name: str) -> str:
+def key_of(data: DataSection, name: str) -> str:
     """The run file's key of a source's shards."""
     return "data.train" if data.sources is None else f"data.sources.{name}.shards"
 
@@ -120,9 +120,9 @@ def _open(name: str, section: SourceSection, data: DataSection) -> Windows:
         shards = open_shards(section.shards, data.tokenizer, cache=data.cache.settings())
         windows = Windows(shards, data.sequence_length, packing, data.document_mask, cap)
     except ShardError as error:
-        raise CorpusError(f"{_key(data, name)}: {error}") from None
+        raise CorpusError(f"{key_of(data, name)}: {error}") from None
     if not len(windows):
-        raise CorpusError(f"{_key(data, name)}: {section.shards} holds {windows.shards.tokens} tokens: not one to predict.")
+        raise CorpusError(f"{key_of(data, name)}: {section.shards} holds {windows.shards.tokens} tokens: not one to predict.")
     return windows
 
 

@@ -78,6 +78,17 @@ def test_validation_with_another_vocabulary(tmp_path, shards):
     refused(tmp_path, run_file(tmp_path / "run", shards, held_out), "data.validation", "vocab_size 200, not 300")
 
 
+def test_validation_on_what_is_trained(tmp_path, shards):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    config = run_file(tmp_path / "run", shards, copy)
+    said = f"data.validation ({copy}) and data.train ({shards}) are the same shards"
+    refused(tmp_path, config, said, "held out", "set data.validation to null")
+    other = write_shards(tmp_path / "other", seed=7)
+    config["data"]["sources"] = {"a": {"shards": str(other)}, "b": {"shards": str(shards)}}
+    config["data"]["train"] = None
+    refused(tmp_path, config, f"and data.sources.b.shards ({shards}) are the same shards")
+
+
 def test_empty_validation(tmp_path, shards):
     held_out = tmp_path / "validation"
     held_out.mkdir()
@@ -226,9 +237,10 @@ def test_the_same_corpus_elsewhere_is_the_same_run(tmp_path, shards):
 def test_shards_behind_a_url_give_the_same_batches(tmp_path, shards):
     config = run_file(tmp_path / "run", shards)
     local = plan(tmp_path, config)
+    held_out = write_shards(tmp_path / "validation", documents=6, shards=1, seed=5)
     config["data"] |= {
         "train": shards.as_uri(),
-        "validation": shards.as_uri(),
+        "validation": held_out.as_uri(),
         "cache": {"folder": str(tmp_path / "cache"), "gigabytes": 0.01, "chunk_kib": 64},
     }
     remote = plan(tmp_path, config)
