@@ -19,7 +19,8 @@ CHECKED = sorted({*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rgl
 HEAVY = {"torch", "deepspeed", "transformers", "accelerate"}
 WITHOUT_TORCH = (
     "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "ds_config", "flops", "ledger", "lr_schedule",
-    "metrics", "offload", "report", "run_folder", "state", "tracing", "data/corpus", "data/mixture", "data/permutation",
+    "metrics", "offload", "report", "run_folder", "state", "takedown_record", "tracing",
+    "data/corpus", "data/mixture", "data/permutation",
     "hosts/disks", "hosts/launch_env", "parallel/plan_table", "parallel/topology", "parallel/traffic",
 )  # fmt: skip
 WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py", "trainer/model/tensor_parallel.py"}

@@ -5,6 +5,7 @@ RUN_FOLDER/effective_config.json       the run file with every default and "auto
 RUN_FOLDER/deepspeed_resolved.json     DeepSpeed's configuration as it runs, its defaults included
 RUN_FOLDER/metrics.jsonl        one line per logged step; tensorboard/
 RUN_FOLDER/ledger.jsonl         one line per step: what it consumed
+RUN_FOLDER/takedowns.json       which documents each start masked
 RUN_FOLDER/checkpoints/step-00000100/
 """
 

@@ -16,6 +16,10 @@ from trainer import ledger
 from trainer.config import RunConfig, load
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.run_folder import EFFECTIVE_FILE
+from trainer.takedown_record import TAKEDOWNS_FILE, MaskedSpans
+
+FATES = {False: "trained on", True: "masked", None: "not known whether masked"}
+"""What became of a document's tokens in a step."""
 
 
 class TraceError(ValueError):
@@ -30,6 +34,7 @@ class Run:
     config: RunConfig
     corpus: Corpus
     entries: list[ledger.Entry]
+    masks: MaskedSpans
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -40,7 +45,8 @@ class Run:
         entries = list(ledger.read(folder))
         if not entries:
             raise TraceError(f"{folder}: {ledger.LEDGER_FILE} holds no step yet.")
-        return cls(folder, config, open_corpus(config.data, config.run.seed), entries)
+        corpus = open_corpus(config.data, config.run.seed)
+        return cls(folder, config, corpus, entries, MaskedSpans(folder, corpus))
 
     def tokens_before(self, step: int) -> int:
         """Tokens consumed before a step."""
@@ -63,7 +69,8 @@ class Run:
 
 def of_step(run: Run, step: int) -> list[dict[str, Any]]:
     """Documents of a step with `source` (of the run), `id`, `licence`, `url`, `origin` (their source in the corpus),
-    `taken_down`, and `tokens`: how many of them the step consumed as inputs. Ordered by source, then by place in it."""
+    `taken_down` (by now), `masked` (whether the step masked it, rather than train on it; None: that is not known), and
+    `tokens`: how many of its tokens the step consumed as inputs. Ordered by source, then by place in it."""
     if not 1 <= step <= len(run.entries):
         raise TraceError(f"{run.folder}: step {step}: the ledger holds the steps 1 to {len(run.entries)}.")
     run.check(step)
@@ -76,8 +83,9 @@ def of_step(run: Run, step: int) -> list[dict[str, Any]]:
         spans = [span for window in windows[sources == number].tolist() for span in corpus.windows[number].spans(window)]
         for row, tokens in _with_tokens(shards, sorted(spans)):
             gone = bool(shards.takedowns.count(row["start"], row["start"] + 1))
-            facts = {key: row[key] for key in ("id", "licence", "url")}
-            found.append({"source": name, **facts, "origin": row["source"], "taken_down": gone, "tokens": tokens})
+            masked = run.masks.masked(step, number, row["start"], row["start"] + row["tokens"])
+            facts = {key: row[key] for key in ("id", "licence", "url")} | {"origin": row["source"]}
+            found.append({"source": name, **facts, "taken_down": gone, "masked": masked, "tokens": tokens})
     return found
 
 
@@ -95,13 +103,14 @@ def _with_tokens(shards: Any, spans: list[tuple[int, int]]) -> Iterator[tuple[di
 
 
 def of_document(run: Run, document: str) -> list[dict[str, Any]]:
-    """Steps that consumed a document, ascending, each with the `source` (of the run) and its `tokens` of the document there.
+    """Steps that consumed a document, ascending, each with the `source` (of the run), its `tokens` of the document there, and
+    `masked`: whether they were masked, as the document had been taken down, and so not trained on; None: that is not known.
 
     Raises TraceError when no source holds it.
     """
     corpus, length = run.corpus, run.corpus.sequence_length
     consumed = run.entries[-1].tokens // length
-    seen: Counter[tuple[int, str]] = Counter()
+    seen: Counter[tuple[int, str, bool | None]] = Counter()
     known = False
     for number, (source, windows) in enumerate(zip(corpus.mixture.sources, corpus.windows, strict=True)):
         for begin, end in find(windows.shards, document):
@@ -113,13 +122,15 @@ def of_document(run: Run, document: str) -> list[dict[str, Any]]:
             ]
             positions, which = corpus.mixture.positions(number, held, consumed)
             for position, place in zip(positions.tolist(), which.tolist(), strict=True):
-                seen[run.step_at(position * length), source.name] += tokens[place]  # steps are made of whole windows
+                step = run.step_at(position * length)  # steps are made of whole windows
+                seen[step, source.name, run.masks.masked(step, number, begin, end)] += tokens[place]
     if not known:
         names = ", ".join(source.name for source in corpus.mixture.sources)
         raise TraceError(f"{run.folder}: no document {document} in its sources ({names}).")
-    for step in sorted({step for step, _ in seen}):  # steps near each other share what is computed of the order
+    for step in sorted({step for step, *_ in seen}):  # steps near each other share what is computed of the order
         run.check(step)
-    return [{"step": step, "source": source, "tokens": tokens} for (step, source), tokens in sorted(seen.items())]
+    rows = [dict(zip(("step", "source", "masked", "tokens"), (*key, tokens), strict=True)) for key, tokens in seen.items()]
+    return sorted(rows, key=lambda row: (row["step"], row["source"], FATES[row["masked"]]))
 
 
 def describe_step(run: Run, step: int, rows: list[dict[str, Any]]) -> str:
@@ -136,7 +147,7 @@ def describe_step(run: Run, step: int, rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         facts = (row["id"], row["source"], row["origin"], row["licence"] or "licence unknown", row["url"] or "no URL")
-        gone = "   TAKEN DOWN" if row["taken_down"] else ""
+        gone = f"   TAKEN DOWN, {FATES[row['masked']]} in this step" if row["taken_down"] or row["masked"] is not False else ""
         lines.append(f"{row['tokens']:>10,} tokens   {'   '.join(facts)}{gone}")
     return "\n".join(lines)
 
@@ -146,6 +157,13 @@ def describe_document(run: Run, document: str, rows: list[dict[str, Any]]) -> st
     done = f"{len(run.entries):,} steps done"
     if not rows:
         return f"{document}: in the data, but none of the {done} has seen it yet."
-    lines = [f"{document}: seen by {len(rows)} of {done}"]
-    lines += [f"step {row['step']:>8}   {row['tokens']:>8,} tokens   {row['source']}" for row in rows]
+    steps = Counter(FATES[row["masked"]] for row in rows)
+    shares = ", ".join(f"{fate} in {steps[fate]}" for fate in FATES.values() if steps[fate])
+    lines = [f"{document}: in {len({row['step'] for row in rows})} of {done}: {shares}"]
+    lines += [f"step {row['step']:>8}   {row['tokens']:>8,} tokens   {row['source']}   {FATES[row['masked']]}" for row in rows]
+    if None in {row["masked"] for row in rows}:
+        lines.append(
+            f"The run's {TAKEDOWNS_FILE} and the shards' takedown.json do not say whether this document was taken down before "
+            f"those steps (older runs kept no such record)."
+        )
     return "\n".join(lines)

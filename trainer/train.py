@@ -20,7 +20,7 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 import torch
 
 from data_prep.shards import ShardError
-from trainer import checkpoint, evaluation, run_folder
+from trainer import checkpoint, evaluation, run_folder, takedown_record
 from trainer.data.loader import Loader
 from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
 from trainer.hosts import agreement, compiled_ops, disks
@@ -147,6 +147,7 @@ def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> 
     if process.is_first:
         run_folder.write_json(plan.folder / run_folder.EFFECTIVE_FILE, plan.effective_config())
         run_folder.write_json(plan.folder / run_folder.RESOLVED_FILE, worker.resolved_config())
+        takedown_record.record_start(plan.folder, plan.corpus, plan.start.step + 1)
     state = plan.start
     ledger = open_ledger(plan, process)
     skipped = worker.deepspeed.skipped_steps  # its batches are consumed, and the schedule goes on: both follow the tokens

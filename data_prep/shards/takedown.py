@@ -33,6 +33,11 @@ class Takedowns:
     def __len__(self) -> int:
         return len(self._spans)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all documents taken down."""
+        return int(self._before[-1])
+
     def count(self, start: np.ndarray | int, stop: np.ndarray | int) -> np.ndarray:
         """Number of tokens taken down within [start, stop), elementwise."""
         return self._up_to(stop) - self._up_to(start)

@@ -75,9 +75,9 @@ def test_as_users_ask(run, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert trainer(["trace", str(run), "--document", rows[0]["id"], "--json"]) == 0
     seen = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert seen[0] == {"step": 1, "source": rows[0]["source"], "tokens": rows[0]["tokens"]}
+    assert seen[0] == {"step": 1, "source": rows[0]["source"], "tokens": rows[0]["tokens"], "masked": False}
     assert trainer(["trace", str(run), "--document", rows[0]["id"]]) == 0
-    assert "seen by" in capsys.readouterr().out
+    assert "steps done: trained on in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,9 @@ def test_a_takedown_shows(run, tmp_path, capsys):
     capsys.readouterr()
     assert trainer(["trace", str(folder / "run"), "--step", "3"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if f"   {row['id']}   " in line)
-    assert line.endswith("TAKEN DOWN")
-    assert tracing.of_step(tracing.Run.open(folder / "run"), 3)[0]["taken_down"]
+    assert line.endswith("TAKEN DOWN, trained on in this step")
+    row = tracing.of_step(tracing.Run.open(folder / "run"), 3)[0]
+    assert row["taken_down"] and row["masked"] is False
 
 
 def test_a_run_that_has_not_started(tmp_path, run, capsys):

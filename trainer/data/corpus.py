@@ -64,9 +64,11 @@ class Corpus:
         total = -(-total_tokens // self.sequence_length)
         counts = order.counts(total if order.end is None else min(total, order.end)).tolist()
         for source, windows, count in zip(order.sources, self.windows, counts, strict=True):
+            gone = windows.shards.takedowns
+            masked = f"; {len(gone):,} documents of {gone.tokens:,} tokens are taken down and masked" if len(gone) else ""
             yield (
                 f"{source.name}: {windows.shards.tokens:,} tokens in {len(windows):,} windows of {self.sequence_length} "
-                f"({windows.packing}), {count / max(1, total):.1%} of the run, {count / len(windows):.2f} epochs"
+                f"({windows.packing}), {count / max(1, total):.1%} of the run, {count / len(windows):.2f} epochs{masked}"
             )
 
 
