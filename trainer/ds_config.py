@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from strict_json import ConfigError
@@ -17,7 +18,8 @@ ELSEWHERE = {
     "csv_monitor": "monitor",
     "wandb": "monitor",
 }
-"""Keys of DeepSpeed whose job a section of the run file does; accepted only when every value inside is "auto"."""
+"""Keys of DeepSpeed whose job a section of the run file does; accepted only when every value inside is "auto", false
+where it is `enabled`, or AdamW where it is the optimizer's type."""
 SECTIONS = ("bf16", "bfloat16", "fp16", "zero_optimization", "data_types")
 """Sections that are read or completed here."""
 REFUSED = {
@@ -57,6 +59,8 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
         raise ConfigError("deepspeed.managed_gradient_accumulation: the trainer relies on it. Remove the key.")
     if result.get("gradient_allreduce_op", "mean") != "mean":
         raise ConfigError("deepspeed.gradient_allreduce_op: the loss is weighted for a mean over ranks. Remove the key.")
+    _check_optimizer(result.get("optimizer"))
+    _check_scheduler(result.get("scheduler"))
     for key, home in ELSEWHERE.items():
         if key in result and not _all_auto(result.pop(key)):
             raise ConfigError(f"deepspeed.{key}: moenda does this; remove the key and use the section {home}.")
@@ -84,6 +88,29 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     _refuse_auto(result)
     offload.check(result, config.parallel.zero_stage, config.parallel.pipeline_stages)
     return result
+
+
+def _check_optimizer(section: Any) -> None:
+    """Raise ConfigError for an optimizer that is not AdamW, which moenda's is. "Adam" means AdamW in DeepSpeed, unless
+    adam_w_mode is false."""
+    if not isinstance(section, dict):
+        return
+    kind, parameters = section.get("type", "auto"), section.get("params")
+    way_out = "Remove deepspeed.optimizer: moenda trains with AdamW, and the section optimizer has its settings."
+    if not isinstance(kind, str) or kind.lower() not in ("auto", "adamw", "adam"):
+        raise ConfigError(f"deepspeed.optimizer.type is {json.dumps(kind)}, not AdamW. {way_out}")
+    if kind.lower() != "adamw" and isinstance(parameters, dict) and parameters.get("adam_w_mode") is False:
+        raise ConfigError(f"deepspeed.optimizer.params.adam_w_mode is false: that is Adam, not AdamW. {way_out}")
+
+
+def _check_scheduler(section: Any) -> None:
+    """Raise ConfigError for a scheduler of DeepSpeed's: its types have other curves than `schedule`."""
+    kind = section.get("type", "auto") if isinstance(section, dict) else "auto"
+    if kind != "auto":
+        raise ConfigError(
+            f"deepspeed.scheduler.type is {json.dumps(kind)}, but the learning rate follows the section schedule. Remove "
+            f"deepspeed.scheduler, and set schedule.type, warmup_tokens and min_lr_ratio to what it should be."
+        )
 
 
 def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
@@ -126,7 +153,7 @@ def _is_enabled(section: Any) -> bool:
 def _all_auto(value: Any, key: str = "") -> bool:
     if isinstance(value, dict):
         return all(_all_auto(inner, key) for key, inner in value.items())
-    return value == "auto" or key == "type" or value is False
+    return value == "auto" or key == "type" or (value is False and key in ("", "enabled"))
 
 
 def _refuse_auto(value: Any, dotted: str = "deepspeed") -> None:

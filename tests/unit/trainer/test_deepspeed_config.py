@@ -150,7 +150,7 @@ def test_a_derived_key_may_be_repeated_or_auto():
         ({"zero_optimization": {"stage": 3}}, ("deepspeed.zero_optimization.stage is 3", "parallel.zero_stage makes it 0")),
         ({"gradient_clipping": 0.5}, ("optimizer.gradient_clipping makes it 1.0",)),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}, ("deepspeed.optimizer", "use the section optimizer")),
-        ({"scheduler": {"type": "WarmupLR"}, "optimizer": {"params": {"lr": 1}}}, ("deepspeed.optimizer",)),
+        ({"scheduler": {"type": "auto"}, "optimizer": {"params": {"lr": 1}}}, ("deepspeed.optimizer",)),
         ({"autotuning": {"enabled": True}}, ("deepspeed.autotuning", "Remove the key")),
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, ("both enabled",)),
         ({"bf16": {"enabled": "auto"}}, ("say true or false",)),
@@ -170,9 +170,31 @@ def test_what_has_another_home_is_refused_by_name(deepspeed, said):
 
 def test_hugging_face_style_auto_sections_pass():
     derived = derive(
-        {"optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}}, "scheduler": {"type": "WarmupLR"}}
+        {
+            "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}},
+            "scheduler": {"type": "auto", "params": {"warmup_num_steps": "auto"}},
+        }
     )
     assert "optimizer" not in derived and "scheduler" not in derived
+    assert derive({"optimizer": {"type": "Adam"}}) == derive({"optimizer": {"type": "auto"}}) == derive({})
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "said"),
+    [
+        ({"optimizer": {"type": "Lamb"}}, 'deepspeed.optimizer.type is "Lamb", not AdamW. Remove deepspeed.optimizer'),
+        ({"optimizer": {"type": "OneBitAdam", "params": {"lr": "auto"}}}, "the section optimizer has its settings"),
+        ({"optimizer": {"type": None}}, "deepspeed.optimizer.type is null"),
+        ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}}, "adam_w_mode is false: that is Adam, not AdamW"),
+        ({"scheduler": {"type": "WarmupDecayLR"}}, 'deepspeed.scheduler.type is "WarmupDecayLR"'),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}}, "follows the section schedule"),
+        ({"scheduler": {"type": "auto", "params": {"warmup_num_steps": 10}}}, "use the section schedule"),
+    ],
+)
+def test_another_optimizer_or_schedule_is_not_dropped_in_silence(deepspeed, said):
+    with pytest.raises(ConfigError) as refusal:
+        derive(deepspeed)
+    assert said in str(refusal.value)
 
 
 @pytest.mark.parametrize(

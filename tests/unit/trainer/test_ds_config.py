@@ -133,7 +133,7 @@ def test_slices_without_zero_would_be_clipped_by_one_of_them(mode):
 
 @pytest.mark.parametrize("key", sorted(ds_config.ELSEWHERE))
 def test_what_a_section_of_the_run_file_does_is_refused_unless_empty(key):
-    full = {"type": "T", "params": {"lr": 1}} if key in ("optimizer", "scheduler") else {"enabled": True}
+    full = {"params": {"lr": 1}} if key in ("optimizer", "scheduler") else {"enabled": True}
     said = refusal({key: full})
     assert f"deepspeed.{key}" in said and f"use the section {ds_config.ELSEWHERE[key]}" in said
     assert derive({key: {}}) == derive({})
