@@ -124,7 +124,9 @@ def _describe(model: type[StrictModel], mistake: dict[str, Any]) -> str:
     message = mistake["msg"].removeprefix("Value error, ")
     value = mistake.get("input")
     shown = f" (got {json.dumps(value)})" if isinstance(value, (str, int, float, bool)) or value is None else ""
-    return f"{dotted}: {message}{shown}." if dotted else f"{message}"
+    if mistake["type"] == "string_too_short" and value == "":
+        return f"{dotted}: must not be empty."
+    return f"{dotted}: {(message + shown).removesuffix('.')}." if dotted else f"{message}"
 
 
 def _model_at(model: type[BaseModel], location: Iterable[str | int]) -> type[BaseModel] | None:

@@ -17,11 +17,14 @@ from trainer.batch import BatchSection
 from trainer.lr_schedule import ScheduleSection
 from trainer.parallel.topology import ParallelSection
 
+Name = Annotated[str, Field(min_length=1)]
+"""Of a folder, a file, a URL."""
+
 
 class RunSection(strict_json.StrictModel):
     """Where the run lives and what makes it repeatable."""
 
-    folder: str
+    folder: Name
     """Run folder: checkpoints, metrics and logs. Relative paths start at the working directory. Starting the same run
     file again resumes the run in this folder."""
     seed: int = Field(default=1234, ge=0, lt=2**63)
@@ -31,12 +34,12 @@ class RunSection(strict_json.StrictModel):
 class ModelSection(strict_json.StrictModel):
     """Which Hugging Face causal language model is trained, and from which weights."""
 
-    config: str | dict[str, Any] | None = None
+    config: Name | dict[str, Any] | None = None
     """A Hugging Face model configuration: inline (an object with `model_type`), a config.json, a local model folder, or
     a hub name. Inline, `vocab_size` and the number of positions may be "auto": taken from the shards (rounded up to a
     multiple of 64) and from data.sequence_length. Without `model_type`, an object changes keys of the configuration in
     `init_from`, which is the default."""
-    init_from: str | None = None
+    init_from: Name | None = None
     """Local Hugging Face folder with safetensors weights to start from; null: random initialisation."""
     compile: bool = False
     """Compile each block with torch.compile (inductor): faster steps, after some minutes at the start. Needs a C++ compiler."""
@@ -57,7 +60,7 @@ Packing = Literal["concatenate", "best_fit", "pad"]
 class SourceSection(strict_json.StrictModel):
     """One of the sources that are mixed."""
 
-    shards: str
+    shards: Name
     """Folder of token shards (holds manifest.json), an fsspec URL of one, or a Megatron corpus (its path without .bin/.idx)."""
     weight: Weight | None = None
     """Share of the training tokens, relative to the other sources' weights; null for all sources: as many as the source has.
@@ -85,7 +88,7 @@ class CurriculumStage(strict_json.StrictModel):
 class CacheSection(strict_json.StrictModel):
     """Where each node keeps what it has fetched of shards behind a URL (s3://..., gs://..., https://..., any of fsspec)."""
 
-    folder: str | None = None
+    folder: Name | None = None
     """On a local disk, shared by the processes of a node; null: moenda/shards in $XDG_CACHE_HOME or ~/.cache."""
     gigabytes: float = Field(default=100, gt=0)
     """Chunks never take more in it; what was used longest ago makes room. Nothing else in the folder is touched."""
@@ -109,7 +112,7 @@ class CacheSection(strict_json.StrictModel):
 class DataSection(strict_json.StrictModel):
     """Token shards, as written by `python -m data_prep run`."""
 
-    train: str | None = None
+    train: Name | None = None
     """Folder of the training shards, where there is one source: as `shards` of a source. Relative paths start at the working
     directory."""
     sources: dict[str, SourceSection] | None = None
@@ -117,9 +120,9 @@ class DataSection(strict_json.StrictModel):
     curriculum: list[CurriculumStage] = Field(default=[])
     """Changes of weights and window length while the run goes on, by ascending from_tokens. Stages that begin later may be
     added, changed and removed while it runs; so may sources without weight before them."""
-    validation: str | None = None
+    validation: Name | None = None
     """Folder of held-out shards for the validation loss; null: no evaluation."""
-    tokenizer: str | None = None
+    tokenizer: Name | None = None
     """Tokenizer folder, copied into exports; null: the `tokenizer` folder that data_prep wrote beside the shards."""
     sequence_length: int = Field(ge=1)
     """Context window in tokens; with a curriculum of lengths, the longest."""

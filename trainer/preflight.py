@@ -125,8 +125,8 @@ class RunPlan:
 def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPlan:
     """Decide the run. Raises ValueError (one of the modules' own) for anything that the user has to change."""
     settings = config.load(path, assignments)
-    layout = topology.from_world(settings.parallel, world_size)
     length = settings.data.sequence_length
+    layout = topology.from_world(settings.parallel, world_size, _layers(settings))
     batches = batch_ramp.plan_batches(settings.batch, length, layout.data_parallel_size, layout.pipeline_stages)
     plan = batches.full
     engine_settings = ds_config.derive(settings, plan)
@@ -138,8 +138,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     tokenizer = _tokenizer(settings.data, corpus)
 
     shards = corpus.windows[0].shards
-    spec = settings.model.config if settings.model.config is not None else settings.model.init_from
-    hf_config = build.load_config(spec, shards.vocab_size, shards.eod_id, length, init_from=settings.model.init_from)
+    hf_config = _model_config(settings, shards.vocab_size, shards.eod_id)
     whole_logits = _check_model(settings, hf_config, corpus, layout)
 
     folder = Path(settings.run.folder)
@@ -151,6 +150,19 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
         settings, layout, plan, batches, engine_settings, precision, hf_config, corpus, validation, folder, record,
         start, resume_from, chain, whole_logits,
     )  # fmt: skip
+
+
+def _model_config(settings: config.RunConfig, vocab_size: int, eod_id: int) -> Any:
+    section = settings.model
+    spec = section.config if section.config is not None else section.init_from
+    return build.load_config(spec, vocab_size, eod_id, settings.data.sequence_length, init_from=section.init_from)
+
+
+def _layers(settings: config.RunConfig) -> int | None:
+    """Blocks of the model, where stages are to share them: known before the data, whose vocabulary does not matter here."""
+    if settings.parallel.pipeline_stages == 1:
+        return None
+    return getattr(_model_config(settings, vocab_size=2**20, eod_id=0), "num_hidden_layers", None)
 
 
 def at_checkpoint(plan: RunPlan, step: int | None) -> RunPlan:
@@ -284,7 +296,7 @@ def _same_tokenizer(file: Path | str, content: bytes, shards: TokenShards, key: 
 def _check_model(settings: config.RunConfig, hf_config: Any, corpus: Corpus, layout: topology.Topology) -> str | None:
     """Raise ValueError for a model that cannot be trained so. Returns why its loss cannot be fused, None where it is."""
     shards = corpus.windows[0].shards
-    build.check_fits(hf_config, shards.vocab_size, settings.data.sequence_length, layout.pipeline_stages)
+    build.check_fits(hf_config, shards.vocab_size, settings.data.sequence_length)
     model = build.skeleton(hf_config, settings.model.attention)
     build.check_causal(model)
     if layout.pipeline_stages > 1:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import re
 import time
@@ -66,9 +67,10 @@ class CacheSettings:
         if self.chunk_bytes < BLOCK_BYTES or self.chunk_bytes % BLOCK_BYTES:
             raise ValueError(f"a chunk of {self.chunk_bytes:,} bytes: a multiple of {BLOCK_BYTES:,} is needed.")
         if self.max_bytes < 16 * self.chunk_bytes:
+            needed = 16 * self.chunk_bytes
             raise ValueError(
                 f"a cache of {self.max_bytes:,} bytes holds less than 16 chunks of {self.chunk_bytes:,}: give it at least "
-                f"{16 * self.chunk_bytes:,} bytes, or make the chunks smaller."
+                f"{needed:,} bytes ({math.ceil(needed / 1e4) / 1e5:g} GB), or make the chunks smaller."
             )
         if self.attempts < 1:
             raise ValueError(f"{self.attempts} attempts: at least 1 is needed.")

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 import strict_json
 from trainer.flops import ModelShape
-from trainer.model import construction, rope
+from trainer.model import architecture, construction, rope
 from trainer.state import derive_seed
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
@@ -40,6 +40,9 @@ OLDER_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """What older releases of Hugging Face saved beside weights, and compute now."""
 OLDER_MASKS = r"attn(\.attention)?\.(bias|masked_bias)$|attention\.(bias|masked_bias)$"
 """The same, where it has four dimensions or none: with one it would be a bias."""
+
+ENCODER_KEYS = {"is_decoder": (False, "true"), "causal": (False, "true"), "attn_type": ("bi", '"uni"')}
+"""Keys that make some architectures an encoder, with the value that does and the one that does not."""
 
 
 class ModelError(ValueError):
@@ -59,6 +62,11 @@ def load_config(
     Inline without model_type, its keys replace those of the configuration in `init_from`. Raises ConfigError for unknown inline
     keys, ModelError when nothing can be found under a name.
     """
+    if init_from and not Path(init_from).is_dir():
+        raise ModelError(
+            f"model.init_from: {init_from}: no such folder (relative paths start at {Path.cwd()}). Name a local Hugging Face "
+            f"folder with safetensors weights, such as a run's export."
+        )
     if isinstance(spec, dict):
         trained = (
             load_config(init_from, vocab_size, eod_id, sequence_length) if init_from and "model_type" not in spec else None
@@ -68,10 +76,12 @@ def load_config(
     if path.suffix == ".json":
         return _inline_config(strict_json.read(path), vocab_size, eod_id, sequence_length, str(path), closed=False)
     try:
-        return AutoConfig.from_pretrained(spec, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
     except (OSError, ValueError) as error:
         kind = "folder" if path.is_dir() else "local folder, and not to be had from the hub either"
         raise ModelError(f"{origin}: {spec}: no usable model configuration in this {kind}: {error}") from None
+    architecture.check_class(config, f"{origin} {spec}")
+    return config
 
 
 def _inline_config(
@@ -93,13 +103,15 @@ def _inline_config(
 
         hint = strict_json.did_you_mean(model_type, CONFIG_MAPPING_NAMES)
         raise strict_json.ConfigError(f'{origin}.model_type: transformers knows no "{model_type}".{hint}') from None
+    architecture.check_class(defaults, f"{origin}.model_type")
     if closed:  # Hugging Face takes any key in silence
         known = {*defaults.to_dict(), *type(defaults).attribute_map, "tie_word_embeddings", "dtype"}
         known |= set(rope.OLDER_KEYS) if "rope_parameters" in known else set()
         known |= _read_if_there(defaults)
-        for key in values.keys() - known:
-            hint = strict_json.did_you_mean(key, known)
-            raise strict_json.ConfigError(f'{origin}.{key}: unknown key of a "{model_type}" configuration.{hint}')
+        if unknown := sorted(values.keys() - known):
+            _check_not_encoder(defaults, values)  # whose keys need no mending
+            raise architecture.unknown_keys(unknown, model_type, known, origin)
+        given = values.keys()
         values = values if trained is None else _changed(trained, values)
         rope.check_given(values, defaults, origin, sequence_length, trained)
     padded = -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
@@ -111,9 +123,21 @@ def _inline_config(
     except (TypeError, ValueError, KeyError, StrictDataclassError) as error:  # transformers' own validation
         reason = " ".join(str(error).split())
         raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {reason}') from None
+    architecture.check_class(config, origin)
     if closed:
+        architecture.check_token_ids(config, given, origin)
         rope.check(config, defaults, origin, any(key in values for key in rope.KEYS), trained)
     return config
+
+
+def _check_not_encoder(defaults: PretrainedConfig, values: dict[str, Any]) -> None:
+    """Raise ModelError where an architecture is an encoder's, whatever the sizes."""
+    given = {key: values[key] for key in ENCODER_KEYS if key in values}
+    try:
+        model = skeleton(type(defaults).from_dict({**defaults.to_dict(), **given, "num_hidden_layers": 1}), "eager")
+    except ModelError:
+        return  # not with the defaults
+    check_causal(model)
 
 
 def _read_if_there(config: PretrainedConfig) -> set[str]:
@@ -137,8 +161,8 @@ def _changed(trained: PretrainedConfig, values: dict[str, Any]) -> dict[str, Any
     return merged
 
 
-def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, stages: int) -> None:
-    """Raise ModelError when data or stages do not fit the model's sizes, or these each other."""
+def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int) -> None:
+    """Raise ModelError when data do not fit the model's sizes, or these each other."""
     if config.vocab_size < vocab_size:
         raise ModelError(
             f"the shards use {vocab_size} token ids, the model's vocab_size is {config.vocab_size}. "
@@ -157,11 +181,6 @@ def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int, 
             f"the model has {heads} heads (num_attention_heads), no multiple of its {key_heads} key heads: set "
             f"num_key_value_heads in model.config, whose default may be for another size, to a divisor of {heads}."
         )
-    if stages > config.num_hidden_layers:
-        raise ModelError(
-            f"parallel.pipeline_stages is {stages}, the model has {config.num_hidden_layers} layers: a stage would be "
-            f"empty. Set pipeline_stages to at most {config.num_hidden_layers}."
-        )
 
 
 def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedModel:
@@ -173,10 +192,14 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
             model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     except (ValueError, ImportError, LookupError, TypeError, AttributeError, AssertionError) as error:
         reason = str(error)
+        if isinstance(error, KeyError) and error.args:
+            reason = architecture.unknown_value(config, error.args[0]) or f"{reason} was looked up in vain"
         if "Padding_idx" in reason:
             reason = f'its pad_token_id is {config.pad_token_id}, which is no token. Set "pad_token_id": null in model.config.'
         if attention != "eager" and "attn_implementation" in reason:  # Hugging Face speaks of its own arguments
             reason = f'Hugging Face has no "{attention}" attention for it here. Set model.attention to "eager".'
+        elif attention not in ("sdpa", "eager") and isinstance(error, ImportError):
+            reason = f'{reason} Install it, or set model.attention to "sdpa".'
         raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {reason}') from None
     model.tie_weights()
     embedding = model.get_input_embeddings()
@@ -190,7 +213,7 @@ def check_causal(model: PreTrainedModel) -> None:
     config = model.config
     if any(getattr(module, "is_causal", None) is True for module in model.modules()):
         return
-    for key, wrong, right in (("is_decoder", False, "true"), ("causal", False, "true"), ("attn_type", "bi", '"uni"')):
+    for key, (wrong, right) in ENCODER_KEYS.items():
         if getattr(config, key, None) == wrong:
             raise ModelError(
                 f'a "{config.model_type}" model with {key} {str(wrong).lower()} sees the tokens that it should predict: it is '

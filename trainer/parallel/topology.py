@@ -106,9 +106,15 @@ AXES = ("pipeline_stages", "data_parallel_size", "sequence", "tensor")
 """The axes of the grid, outermost first."""
 
 
-def from_world(section: ParallelSection, world_size: int) -> Topology:
-    """Arrange `world_size` ranks. Raises TopologyError with the arrangements that work."""
+def from_world(section: ParallelSection, world_size: int, layers: int | None = None) -> Topology:
+    """Arrange `world_size` ranks for a model of `layers` blocks (None: not known, or not of interest). Raises TopologyError
+    with the arrangements that work."""
     _check_combination(section)
+    if layers is not None and section.pipeline_stages > layers:
+        raise TopologyError(
+            f"parallel.pipeline_stages is {section.pipeline_stages}, the model has {layers} layers: a stage would be empty. On "
+            f"{world_size} ranks, set pipeline_stages to {_divisors(world_size, layers)}."
+        )
     stages, tensor, sequence = section.pipeline_stages, section.tensor, section.sequence
     unit = stages * tensor * sequence
     if world_size % unit:
@@ -117,7 +123,7 @@ def from_world(section: ParallelSection, world_size: int) -> Topology:
         if tensor == sequence == 1:
             raise TopologyError(
                 f"{world_size} ranks cannot form {stages} pipeline stages (parallel.pipeline_stages) of equal width. Start "
-                f"{ranks} ranks, or set pipeline_stages to one of {_divisors(world_size)}."
+                f"{ranks} ranks, or set pipeline_stages to {_divisors(world_size, layers)}."
             )
         factors = {"pipeline_stages": stages, "tensor": tensor, "sequence": sequence}
         split = [f"parallel.{key} = {size}" for key, size in factors.items() if size > 1]
@@ -125,14 +131,15 @@ def from_world(section: ParallelSection, world_size: int) -> Topology:
         if len(split) > 1:
             product, lower = f"{unit}, the product of {' and '.join(split)}", "lower these to a product that is"
         raise TopologyError(
-            f"{world_size} ranks are not a multiple of {product}. Start {ranks} ranks, or {lower} "
-            f"one of {_divisors(world_size)}."
+            f"{world_size} ranks are not a multiple of {product}. Start {ranks} ranks, or {lower} {_divisors(world_size)}."
         )
     return Topology(stages, world_size // unit, sequence, tensor)
 
 
-def _divisors(number: int) -> str:
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+def _divisors(number: int, most: int | None = None) -> str:
+    """ "one of" the divisors of a number, up to `most` where there is one."""
+    found = [str(d) for d in range(1, min(number, most or number) + 1) if number % d == 0]
+    return f"one of {', '.join(found)}" if len(found) > 1 else found[0]
 
 
 def _check_combination(section: ParallelSection) -> None:

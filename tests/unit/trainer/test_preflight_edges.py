@@ -136,7 +136,62 @@ def test_attention_that_does_not_exist(tmp_path, shards):
 def test_a_model_that_is_no_causal_language_model(tmp_path, shards):
     config = run_file(tmp_path / "run", shards)
     config["model"]["config"] = {"model_type": "t5", "vocab_size": "auto"}
-    refused(tmp_path, config, '"t5" causal LM cannot be built')
+    refused(tmp_path, config, 'a "t5" model is no causal language model, but encoder and decoder', '"llama"')
+    config["model"]["config"]["max_position_embeddings"] = 32  # the first thing to say is still what it is
+    refused(tmp_path, config, 'a "t5" model is no causal language model')
+    config["model"]["config"]["model_type"] = "bert"
+    config["model"]["config"]["num_key_value_heads"] = 2
+    refused(tmp_path, config, 'a "bert" model with is_decoder false', 'Set "is_decoder": true')
+    config["model"]["config"]["is_decoder"] = True
+    refused(tmp_path, config, 'a "bert" model has no num_key_value_heads', "Remove what it does not have")
+    config["model"]["config"] |= {"model_type": "mamba"}
+    del config["model"]["config"]["is_decoder"]
+    refused(tmp_path, config, 'a "mamba" model has no max_position_embeddings, num_key_value_heads')
+    config["model"]["config"]["hiden_size"] = 2
+    refused(tmp_path, config, 'model.config.hiden_size: unknown key of a "mamba" configuration. Did you mean "hidden_size"?')
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("num_hidden_layers", 0, "model.config.num_hidden_layers is 0: a model needs at least 1 layer."),
+        ("hidden_act", "geluu", 'hidden_act is "geluu", which transformers does not know. Did you mean "gelu"?'),
+        ("hidden_act", "nope", "Activations are gelu, "),
+        ("eos_token_id", 99999, "model.config.eos_token_id is 99999, which is no token of the model's 320"),
+        ("eos_token_id", [3, -1], "model.config.eos_token_id is -1"),
+    ],
+)
+def test_values_that_no_model_has(tmp_path, shards, key, value, said):
+    config = run_file(tmp_path / "run", shards)
+    config["model"]["config"][key] = value
+    refused(tmp_path, config, said)
+
+
+def test_attention_that_is_not_installed(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards, model={"attention": "flash_attention_2"})
+    refused(tmp_path, config, "FlashAttention2", 'Install it, or set model.attention to "sdpa".')
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("run", "folder"), ("model", "init_from"), ("data", "train"), ("model", "config")]
+)
+def test_names_are_not_empty(tmp_path, shards, section, key):
+    refused(tmp_path, run_file(tmp_path / "run", shards, **{section: {key: ""}}), f"{section}.{key}: must not be empty.")
+
+
+def test_weights_from_a_folder_that_does_not_exist(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards, model={"init_from": "runs/none"})
+    refused(tmp_path, config, "model.init_from: runs/none: no such folder")
+    del config["model"]["config"]
+    refused(tmp_path, config, "model.init_from: runs/none: no such folder")
+
+
+def test_stages_fit_the_layers_and_the_ranks_at_once(tmp_path, shards):
+    config = run_file(tmp_path / "run", shards, parallel={"pipeline_stages": 5})
+    refused(tmp_path, config, "the model has 4 layers", "On 4 ranks, set pipeline_stages to one of 1, 2, 4.", world_size=4)
+    refused(tmp_path, config, "On 5 ranks, set pipeline_stages to 1.", world_size=5)
+    config["parallel"]["pipeline_stages"] = 2
+    refused(tmp_path, config, "Start 4 or 6 ranks, or set pipeline_stages to 1.", world_size=5)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +309,7 @@ def test_shards_behind_a_url_give_the_same_batches(tmp_path, shards):
 
 def test_a_cache_that_cannot_be_and_a_url_that_is_wrong(tmp_path, shards):
     config = run_file(tmp_path / "run", shards)
-    refused(tmp_path, config | {"data": config["data"] | {"cache": {"gigabytes": 0.001}}}, "data.cache", "16 chunks")
+    refused(tmp_path, config | {"data": config["data"] | {"cache": {"gigabytes": 0.001}}}, "16 chunks", "0.01678 GB")
     refused(tmp_path, config | {"data": config["data"] | {"cache": {"chunk_kib": 100}}}, "data.cache.chunk_kib", "64")
     wrong = config["data"] | {"train": (tmp_path / "nothing").as_uri()}
     refused(tmp_path, config | {"data": wrong}, "data.train", "no manifest.json")
