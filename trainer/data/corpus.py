@@ -64,11 +64,12 @@ class Corpus:
         total = -(-total_tokens // self.sequence_length)
         counts = order.counts(total if order.end is None else min(total, order.end)).tolist()
         for source, windows, count in zip(order.sources, self.windows, counts, strict=True):
-            gone = windows.shards.takedowns
-            masked = f"; {len(gone):,} documents of {gone.tokens:,} tokens are taken down and masked" if len(gone) else ""
+            shards, gone = windows.shards, windows.shards.takedowns
+            masked = f"; taken down, masked: {len(gone):,} of {shards.documents:,} documents, {gone.tokens:,} tokens"
             yield (
-                f"{source.name}: {windows.shards.tokens:,} tokens in {len(windows):,} windows of {self.sequence_length} "
-                f"({windows.packing}), {count / max(1, total):.1%} of the run, {count / len(windows):.2f} epochs{masked}"
+                f"{source.name}: {shards.tokens:,} tokens in {len(windows):,} windows of {self.sequence_length} "
+                f"({windows.packing}), {count / max(1, total):.1%} of the run, {count / len(windows):.2f} epochs"
+                + (masked if len(gone) else "")
             )
 
 
