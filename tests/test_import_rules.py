@@ -22,7 +22,10 @@ WITHOUT_TORCH = (
     "metrics", "offload", "report", "run_folder", "state", "tracing", "data/corpus", "data/mixture", "data/permutation",
     "hosts/disks", "hosts/launch_env", "parallel/plan_table", "parallel/topology", "parallel/traffic",
 )  # fmt: skip
-WITH_DEEPSPEED = {"trainer/engine.py", "trainer/checkpoint.py", "trainer/model/pipeline.py", "trainer/model/tensor_parallel.py"}
+WITH_DEEPSPEED = {
+    "trainer/engine.py", "trainer/checkpoint.py", "trainer/deepspeed_values.py", "trainer/model/pipeline.py",
+    "trainer/model/tensor_parallel.py",
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:
