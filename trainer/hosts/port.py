@@ -18,7 +18,7 @@ def holders(port: int) -> list[str]:
     for folder in sorted(PROC.glob("[0-9]*"), key=lambda path: int(path.name)) if wanted else []:
         try:
             if any(str(link.readlink()) in wanted for link in (folder / "fd").iterdir()):
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                command = " ".join((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split())
                 found.append(f"process {folder.name} ({command[:_SHOWN] or 'command unknown'})")
         except OSError:  # it has ended, or is another user's
             continue
