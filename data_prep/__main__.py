@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run_command=_run)
 
     peek = commands.add_parser("peek", help="show documents of a stage's part, or of a folder of shards")
-    peek.add_argument("path", type=Path, help="a .jsonl.zst part, a stage's folder, or a shards folder")
+    peek.add_argument("path", type=_folder, help="a .jsonl.zst part, a stage's folder, or a shards folder or its URL")
     peek.add_argument("--count", type=int, default=3)
     peek.add_argument("--skip", type=int, default=0)
     peek.add_argument("--characters", type=int, default=500, help="of each text")
@@ -145,7 +145,7 @@ def _peek(options: argparse.Namespace) -> int:
     from data_prep.document import SUFFIX, read_records
     from data_prep.shards.megatron import is_megatron
 
-    if (options.path / "manifest.json").is_file() or is_megatron(options.path):
+    if isinstance(options.path, str) or (options.path / "manifest.json").is_file() or is_megatron(options.path):
         return _peek_shards(options)
     if options.path.is_dir():
         return _peek_stage(options)
@@ -177,10 +177,12 @@ def _peek_shards(options: argparse.Namespace) -> int:
     from tokenizers import Tokenizer
 
     from data_prep.shards import open_shards
+    from data_prep.shards.storage import join, read_whole
 
-    shards = open_shards(options.path, options.tokenizer)
-    file = (options.tokenizer or options.path.resolve().parent.parent / "tokenizer") / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
+    shards, path = open_shards(options.path, options.tokenizer), options.path
+    corpus = path.rstrip("/").rsplit("/", 2)[0] if isinstance(path, str) else path.resolve().parent.parent
+    content = read_whole(join(options.tokenizer or join(corpus, "tokenizer"), "tokenizer.json"))
+    tokenizer = Tokenizer.from_buffer(content) if content else None
     starts = [*shards.document_starts().tolist(), shards.tokens]
     for index in range(options.skip, min(options.skip + options.count, shards.documents)):
         ids = shards.read(starts[index], starts[index + 1])

@@ -34,7 +34,10 @@ class ScheduleSection(StrictModel):
     @model_validator(mode="after")
     def _lengths_fit(self) -> ScheduleSection:
         if self.warmup_tokens >= self.total_tokens:
-            raise ValueError(f"warmup_tokens {self.warmup_tokens} must be less than total_tokens {self.total_tokens}")
+            raise ValueError(
+                f"warmup_tokens {self.warmup_tokens} must be less than total_tokens {self.total_tokens}: a shorter run needs a "
+                f"shorter warmup, too"
+            )
         if self.type == "cosine" and self.decay_tokens is not None and self.decay_tokens <= self.warmup_tokens:
             raise ValueError(
                 f"cosine decay_tokens {self.decay_tokens} include the warmup and must exceed warmup_tokens {self.warmup_tokens}"

@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.shards import ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
 from data_prep.shards.storage import is_remote, join, read_whole
-from trainer import batch, batch_ramp, config, ds_config, run_folder
+from trainer import batch, batch_ramp, config, deepspeed_values, ds_config, run_folder
 from trainer.data.corpus import Corpus, check_same_tokenizer, key_of, open_corpus
 from trainer.metrics import METRICS_FILE
 from trainer.model import (
@@ -130,6 +130,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     batches = batch_ramp.plan_batches(settings.batch, length, layout.data_parallel_size, layout.pipeline_stages)
     plan = batches.full
     engine_settings = ds_config.derive(settings, plan)
+    deepspeed_values.check(engine_settings)
     precision = ds_config.precision(engine_settings)
 
     corpus = open_corpus(settings.data, settings.run.seed)

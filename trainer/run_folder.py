@@ -16,6 +16,8 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -91,8 +93,7 @@ def check(folder: Path, identity: dict[str, Any]) -> Path | None:
 
     Raises RunFolderError when the folder holds something else than this very run. Writes nothing.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"run.folder {folder} is a file. Choose another run.folder.")
+    _require_writable(folder)
     if not folder.exists() or all(path.name in (LOCK_FILE, _partial(RUN_FILE)) for path in folder.iterdir()):
         return None  # another rank, or a job killed at this moment, may just have taken it
     if not (folder / RUN_FILE).is_file():
@@ -103,6 +104,20 @@ def check(folder: Path, identity: dict[str, Any]) -> Path | None:
     _require_same(folder, identity)
     saved = checkpoints_in(folder / CHECKPOINTS)
     return saved[-1] if saved else None
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise RunFolderError where it is plain without writing that nothing can be written; the rest shows when it is taken."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    where = f"run.folder {folder}" + ("" if nearest == folder else f": {nearest}, in which it would be made,")
+    if not nearest.is_dir():
+        raise RunFolderError(f"{where} is a file. Choose another run.folder.")
+    if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        raise RunFolderError(f"{where} is on a file system that is mounted read-only. Choose another run.folder.")
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        raise RunFolderError(
+            f"{where} may not be read and written by this user. Change its permissions, or choose another run.folder."
+        )
 
 
 def _require_same(folder: Path, identity: dict[str, Any]) -> None:
@@ -118,8 +133,31 @@ def _require_same(folder: Path, identity: dict[str, Any]) -> None:
 def take(folder: Path, record: dict[str, Any], token: str = "") -> TextIO:
     """Hold the folder for this job, until the returned file is closed or the process ends in any way; `token` says who it is.
 
-    Raises RunFolderError when another job holds the folder.
+    Raises RunFolderError when another job holds the folder, or it cannot be written.
     """
+    with _written(folder):
+        return _take(folder, record, token)
+
+
+def make(folder: Path) -> None:
+    """Make the folder where there is none. Raises RunFolderError when it cannot be made."""
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """A block that writes the folder: what the system refuses is a RunFolderError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"run.folder {folder} cannot be written ({error.strerror}: {error.filename or folder}). Choose another run.folder, "
+            f"or mend what is in its way."
+        ) from None
+
+
+def _take(folder: Path, record: dict[str, Any], token: str) -> TextIO:
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - the caller keeps it open
     try:

@@ -9,7 +9,10 @@ the data.
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -52,6 +55,8 @@ REFUSALS = (
     TensorParallelError,
 )
 """Mistakes of a user that are seen only once it is tried."""
+WRITER_ERRORS = ("PytorchStreamWriter failed", ". unexpected pos ", "iostream error")
+"""Of torch.save, where a file takes no more."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,26 +89,62 @@ def main(arguments: list[str] | None = None) -> int:
         except REFUSALS as error:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
-        except RuntimeError as error:
-            if not lost_contact(error):
+        except (RuntimeError, OSError) as error:
+            if not disk_failed(error) and not lost_contact(error):
                 raise
-            print(f"moenda: {_farewell(plan, process, hosts, error)}", file=sys.stderr, flush=True)
+            farewell = _disk_farewell if disk_failed(error) else _farewell
+            print(f"moenda: {farewell(plan, process, hosts, error)}", file=sys.stderr, flush=True)
             return 1
     elif process.is_first:
-        print(f"This run is complete ({plan.start.step} steps). Raise schedule.total_tokens to train it further.")
+        print(_complete(plan))
     if lock:
         lock.close()
     return 0
 
 
-def _farewell(plan: RunPlan, process: Process, hosts: list[str], error: RuntimeError) -> str:
+def _complete(plan: RunPlan) -> str:
+    done, wanted = plan.start, plan.total_steps
+    if done.step > wanted:
+        return (
+            f"This run has {done.step} steps ({done.tokens_seen:,} tokens), more than the {wanted} of schedule.total_tokens = "
+            f"{plan.total_tokens:,}: there is nothing to do. To train it further, raise schedule.total_tokens above "
+            f"{done.tokens_seen:,}; for a shorter run, choose another run.folder."
+        )
+    return f"This run is complete ({done.step} steps). Raise schedule.total_tokens to train it further."
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether a file could not be written, as the disk is full or its quota used up. torch.save's writer tells no reason."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(seen, RuntimeError) and any(text in str(seen) for text in WRITER_ERRORS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _disk_farewell(plan: RunPlan, process: Process, hosts: list[str], error: Exception) -> str:
+    free = agreement.size_text(shutil.disk_usage(plan.folder).free)
+    return (
+        f"rank {process.rank} on {hosts[process.rank]} could not write in run.folder {plan.folder}, on whose disk {free} are "
+        f"free ({' '.join(str(error).split())[:100]}). What was saved before is whole. Make room (or lower checkpoint.keep), "
+        f"then the same command goes on {_where_to_go_on(plan)}."
+    )
+
+
+def _where_to_go_on(plan: RunPlan) -> str:
     saved = run_folder.checkpoints_in(plan.folder / run_folder.CHECKPOINTS)
-    goes_on = f"from {saved[-1]}" if saved else "from the first step, as there is no checkpoint yet"
+    return f"from {saved[-1]}" if saved else "from the first step, as there is no checkpoint yet"
+
+
+def _farewell(plan: RunPlan, process: Process, hosts: list[str], error: Exception) -> str:
     reason = " ".join(str(error).split()).partition("] ")[2] or str(error)  # behind the place in torch's sources
     return (
         f"rank {process.rank} on {hosts[process.rank]} has lost another rank: that one, or its machine or network, failed "
         f"first, and its own last lines say why, if it could write any ({reason[:100]}). The same "
-        f"command goes on {goes_on}."
+        f"command goes on {_where_to_go_on(plan)}."
     )
 
 
@@ -192,4 +233,8 @@ def require_finite(loss: torch.Tensor, plan: RunPlan, state: TrainState) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code:  # not by Python's own end: what libraries' threads do there, while other ranks end too, can change the exit code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -105,9 +105,18 @@ def check_space(plan: RunPlan, disk: Disk) -> None:
     needed, free = checkpoint_bytes(plan, disk), shutil.disk_usage(plan.folder).free
     if free < needed:
         raise AgreementError(
-            f"run.folder {plan.folder}: {free / 1e9:.1f} GB are free on its disk, less than the {needed / 1e9:.1f} GB of a "
-            f"checkpoint there. Free some, lower checkpoint.keep, or choose another run.folder."
+            f"run.folder {plan.folder}: {size_text(free)} are free on its disk, {size_text(needed - free)} less than the "
+            f"{size_text(needed)} of a checkpoint there. Free some, lower checkpoint.keep, or choose another run.folder."
         )
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for a person, to three digits: "1.23 GB", "45.6 KB", "7 bytes"."""
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if count >= unit:
+            digits = 2 - min(2, len(str(count // unit)) - 1)
+            return f"{count / unit:.{digits}f} {name}"
+    return f"{count} bytes"
 
 
 def checkpoint_bytes(plan: RunPlan, disk: Disk) -> int:

@@ -53,7 +53,7 @@ def take(meeting: Meeting, folder: Path, record: dict) -> tuple[Disk, TextIO | N
     first_token = meeting.decide(token, lambda tokens, hosts: tokens[0])
     with meeting.together():
         if process.local_rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)  # NFS forgets that there was none when it looked before
+            run_folder.make(folder)  # NFS forgets that there was none when it looked before
         if process.local_rank == 0 and run_folder.holder(folder) != first_token:
             lock = run_folder.take(folder, record, token)
     keepers = meeting.decide([token, run_folder.holder(folder)], _keepers)

@@ -19,6 +19,7 @@ from typing import Any
 from torch.distributed import DistBackendError, DistError, DistNetworkError, TCPStore
 
 from trainer.hosts.launch_env import Process, connects, find_first_process, named_ranks, places
+from trainer.hosts.port import holders
 
 PATIENCE_S = float(os.environ.get("MOENDA_MEETING_S", "600"))
 """How long ranks wait for the others: imports and preflight on a slow shared disk take minutes."""
@@ -155,7 +156,8 @@ class Meeting:
                 wait_for_workers=False, multi_tenant=True,
             )  # fmt: skip
         except (DistError, RuntimeError) as error:
-            raise UnreachableError(f"{self._me()}: {address}, port {port}, cannot be used: {_short(error)}") from None
+            reason = _taken(port) if serves and "EADDRINUSE" in str(error) else f"cannot be used: {_short(error)}"
+            raise UnreachableError(f"{self._me()}: {address}, port {port}, {reason}") from None
 
     @staticmethod
     def _wait_until(ready: Callable[[], bool], seconds: float, pause: float = 0.01) -> bool:
@@ -209,6 +211,19 @@ def _errors(texts: list[str | None], hosts: list[str], silence: str) -> None:
         raise MeetingError(next(iter(groups)))
     lines = [f"on {places(ranks, hosts)}: {text}" for text, ranks in groups.items()] + ([silence] if silence else [])
     raise MeetingError("\n".join(lines) + "\nNo rank has started.")
+
+
+def _taken(port: int) -> str:
+    """What to do about a port of this host that something else holds."""
+    found = holders(port)
+    held = (
+        f"is held by {' and '.join(found)}" if found else "is held by a process that this user may not see (as root: ss -ltnp)"
+    )
+    return (
+        f"{held}. It may be a job that still trains, also one whose launcher was killed. Wait for it; or end it (kill, with "
+        f"its other ranks); or, to run beside it, choose another port: deepspeed --master_port, torchrun --master-port, "
+        f"accelerate launch --main_process_port, or MASTER_PORT."
+    )
 
 
 def _short(error: BaseException) -> str:

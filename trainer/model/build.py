@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 import strict_json
 from trainer.flops import ModelShape
-from trainer.model import architecture, construction, rope
+from trainer.model import architecture, config_values, construction, rope
 from trainer.state import derive_seed
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
@@ -60,7 +60,7 @@ def load_config(
     """Resolve `model.config`: inline, a local file or folder, or a hub name. No code is taken from the source.
 
     Inline without model_type, its keys replace those of the configuration in `init_from`. Raises ConfigError for unknown inline
-    keys, ModelError when nothing can be found under a name.
+    keys and for numbers out of range, ModelError when nothing can be found under a name.
     """
     if init_from and not Path(init_from).is_dir():
         raise ModelError(
@@ -81,6 +81,7 @@ def load_config(
         kind = "folder" if path.is_dir() else "local folder, and not to be had from the hub either"
         raise ModelError(f"{origin}: {spec}: no usable model configuration in this {kind}: {error}") from None
     architecture.check_class(config, f"{origin} {spec}")
+    config_values.check(config.to_dict(), AutoConfig.for_model(config.model_type), f"{origin}: {spec}: config.json")
     return config
 
 
@@ -114,6 +115,7 @@ def _inline_config(
         given = values.keys()
         values = values if trained is None else _changed(trained, values)
         rope.check_given(values, defaults, origin, sequence_length, trained)
+    config_values.check(values, defaults, origin)
     padded = -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     derived = {"vocab_size": padded, **dict.fromkeys(POSITION_KEYS, sequence_length)}
     values = {key: derived[key] if value == "auto" and key in derived else value for key, value in values.items()}

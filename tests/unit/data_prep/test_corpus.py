@@ -314,6 +314,12 @@ def test_peek_and_verify(built, capsys):
     assert prose(0, 100)[:200] in capsys.readouterr().out
     assert main(["peek", str(out / "shards" / "train"), "--count", "2"]) == 0
     assert capsys.readouterr().out.count("first ids") == 2
+    assert main(["peek", str(out / "shards" / "train"), "--skip", "1", "--count", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["peek", (out / "shards" / "train").as_uri(), "--skip", "1", "--count", "1"]) == 0
+    assert capsys.readouterr().out == shown and len(shown.splitlines()) > 1  # with its text
+    assert main(["peek", f"{out.as_uri()}/nothing"]) == 2
+    assert f"{out.as_uri()}/nothing" in capsys.readouterr().err
     assert main(["verify", str(out / "shards" / "train")]) == 0
     assert main(["verify", str(out)]) == 2
 

@@ -104,8 +104,16 @@ def test_a_full_disk_is_refused(plan, monkeypatch):
     monkeypatch.setattr(agreement.shutil, "disk_usage", lambda folder: usage._replace(free=needed))
     check_space(plan, Disk.of_all(2))
     monkeypatch.setattr(agreement.shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
-    with pytest.raises(AgreementError, match="GB are free on its disk, less than the"):
+    with pytest.raises(AgreementError, match=r"[1-9][0-9.]* [KM]B are free on its disk, 1 bytes less than the"):
         check_space(plan, Disk.of_all(2))
+
+
+@given(st.integers(0, 10**15))
+def test_a_size_is_readable_and_true_to_three_digits(count):
+    number, unit = agreement.size_text(count).split()
+    value = float(number) * {"bytes": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+    assert value == pytest.approx(count, rel=0.006)
+    assert len(number) <= 5 and (float(number) >= 1 or count == 0)
 
 
 def test_bytes_of_a_checkpoint(plan):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from trainer.hosts.launch_env import Process, named_ranks, places
 from trainer.hosts.meeting import Meeting, MeetingError, UnreachableError
+from trainer.hosts.port import holders
 
 
 @pytest.fixture
@@ -169,3 +173,18 @@ def test_alone_nothing_is_asked():
 def test_names_for_a_person():
     assert named_ranks([3]) == "rank 3" and named_ranks([5, 0, 1, 2]) == "ranks 0-2, 5"
     assert places([0, 1, 2], ["a", "a", "b"]) == "a (ranks 0-1) and b (rank 2)"
+
+
+def test_a_port_that_is_held_is_told_with_its_process_and_the_way_out(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        with pytest.raises(UnreachableError) as refused:
+            met(0, 2)
+    said = str(refused.value)
+    assert f"port {port}, is held by process {os.getpid()} (" in said and Path(sys.executable).name[:6] in said
+    assert "a job that still trains" in said and "--master_port" in said
+    assert holders(port) == []

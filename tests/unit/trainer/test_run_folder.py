@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +108,28 @@ def test_a_damaged_record_is_named(tmp_path, text):
     (folder / RUN_FILE).write_text(text)
     with pytest.raises(RunFolderError, match="not a run folder of moenda"):
         run_folder.check(folder, RECORD["identity"])
+
+
+def test_a_folder_below_a_file_is_refused_before_and_when_it_is_taken(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "deep" / "run"
+    with pytest.raises(RunFolderError, match=r"file, in which it would be made, is a file\. Choose another"):
+        run_folder.check(folder, RECORD["identity"])
+    for write in (lambda: run_folder.take(folder, RECORD), lambda: run_folder.make(folder)):
+        with pytest.raises(RunFolderError, match=r"cannot be written \(Not a directory: .*\)\. Choose another run\.folder"):
+            write()
+
+
+@pytest.mark.parametrize("below", [".", "new/run"])
+def test_what_may_not_be_written_is_refused_without_trying(tmp_path, monkeypatch, below):
+    folder = tmp_path / below
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(RunFolderError, match=r"may not be read and written by this user\. Change its permissions"):
+        run_folder.check(folder, RECORD["identity"])
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(RunFolderError, match="mounted read-only"):
+        run_folder.check(folder, RECORD["identity"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_ends_with_its_process_even_when_that_is_killed(tmp_path):
