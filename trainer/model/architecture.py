@@ -17,7 +17,7 @@ TOKEN_KEYS = ("bos_token_id", "eos_token_id")
 
 
 def check_class(config: PretrainedConfig, origin: str) -> None:
-    """Raise ConfigError for a configuration that no causal language model has, or one without layers."""
+    """Raise ConfigError for a configuration that no causal language model has."""
     kind = config.model_type
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         what = "encoder and decoder" if getattr(config, "is_encoder_decoder", False) else "another kind of model"
@@ -25,10 +25,6 @@ def check_class(config: PretrainedConfig, origin: str) -> None:
             f'{origin}: a "{kind}" model is no causal language model, but {what}: transformers has no AutoModelForCausalLM of '
             f'it. Choose a decoder as model_type, such as "llama" or "gpt_neox".'
         )
-    layers = getattr(config, "num_hidden_layers", None)
-    if isinstance(layers, int) and layers < 1:
-        key = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-        raise ConfigError(f"{origin}.{key} is {layers}: a model needs at least 1 layer.")
 
 
 def unknown_keys(keys: list[str], kind: str, known: set[str], origin: str) -> ConfigError:

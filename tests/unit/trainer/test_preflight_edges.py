@@ -154,7 +154,7 @@ def test_a_model_that_is_no_causal_language_model(tmp_path, shards):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("num_hidden_layers", 0, "model.config.num_hidden_layers is 0: a model needs at least 1 layer."),
+        ("num_hidden_layers", 0, "model.config.num_hidden_layers is 0, not at least 1."),
         ("hidden_act", "geluu", 'hidden_act is "geluu", which transformers does not know. Did you mean "gelu"?'),
         ("hidden_act", "nope", "Activations are gelu, "),
         ("eos_token_id", 99999, "model.config.eos_token_id is 99999, which is no token of the model's 320"),
