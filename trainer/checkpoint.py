@@ -52,7 +52,7 @@ def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, 
     dist.all_gather_object(checksums, checkpoint_files.checksums(mine, partial))  # and all ranks have written theirs
     if keeper:
         record = {"state": state.to_json(), "probe": probe, "order": plan.order_before(state), "chain": chain}
-        record["files"] = {name: one for rank in disk.ranks for name, one in checksums[rank].items()}
+        record["files"] = checkpoint_files.merged(checksums, disk.ranks)
         record |= {} if disk.shared else {"ranks": disk.ranks, "world_size": plan.topology.world_size}
         (partial / STATE_FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
         for file in partial.rglob("*"):

@@ -2,6 +2,9 @@
 
 Each rank sums up the files that it has written (XXH3-128, while they are still in memory); they stand in state.json under
 "files". At a resume the ranks of a disk share the work of checking them all.
+
+Where hosts have disks of their own, each has a copy of what the data-parallel ranks have in common. The copies may differ in
+their bytes, and one may take another's place when the parts are brought together: each is right.
 """
 
 from __future__ import annotations
@@ -44,6 +47,12 @@ def checksums(files: Sequence[Path], folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): checksum(file) for file in files}
 
 
+def merged(of_ranks: Sequence[dict[str, str]], ranks: Sequence[int]) -> dict[str, list[str]]:
+    """What state.json says on the disk of these ranks: every file there, with the checksums of all disks' copies of it."""
+    names = sorted({name for rank in ranks for name in of_ranks[rank]})
+    return {name: sorted({sums[name] for sums in of_ranks if name in sums}) for name in names}
+
+
 def checksum(file: Path) -> str:
     """XXH3-128 of a file's content, hexadecimal."""
     digest, piece = xxhash.xxh3_128(), bytearray(PIECE_BYTES)
@@ -56,10 +65,10 @@ def checksum(file: Path) -> str:
 def check(checkpoint: Path, share: int = 0, shares: int = 1) -> None:
     """Raise CheckpointError when a file of a checkpoint is missing or damaged, with the way out. Only every `shares`-th file is
     looked at, from number `share` on. Checkpoints of versions that took no checksums pass."""
-    for name, expected in sorted(read_state(checkpoint).get("files", {}).items())[share::shares]:
+    for name, right in sorted(read_state(checkpoint).get("files", {}).items())[share::shares]:
         file = checkpoint / name
         try:
-            trouble = None if checksum(file) == expected else "is damaged: its checksum does not match"
+            trouble = None if checksum(file) in right else "is damaged: its checksum does not match"
         except FileNotFoundError:
             trouble = "is missing"
         except OSError as error:

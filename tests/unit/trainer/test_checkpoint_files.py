@@ -34,7 +34,10 @@ def written_checkpoint(folder, step: int, names=("a.pt", "b.pt", "c.pt")):
         for number, name in enumerate(names):
             engine.checkpoint_engine.save({"weight": torch.full((100,), number)}, path=str(checkpoint / name))
     engine.checkpoint_engine.save({}, str(checkpoint / "later"))  # not within the block
-    record = {"state": {"step": step, "tokens_seen": 0}, "files": checkpoint_files.checksums(files, checkpoint)}
+    record = {
+        "state": {"step": step, "tokens_seen": 0},
+        "files": checkpoint_files.merged([checkpoint_files.checksums(files, checkpoint)], [0]),
+    }
     (checkpoint / STATE_FILE).write_text(json.dumps(record))
     assert list(record["files"]) == list(names)
     return checkpoint
@@ -77,6 +80,12 @@ def test_the_way_out_names_the_older_checkpoint(tmp_path):
         file.truncate(100)
     with pytest.raises(CheckpointError, match=r"c\.pt is damaged.*no older checkpoint"):
         checkpoint_files.check(older)
+
+
+def test_each_disks_copy_of_a_common_file_is_right():
+    of_ranks = [{"model": "a", "zero 0": "x"}, {"zero 1": "y"}, {"model": "b", "zero 2": "z"}]
+    assert checkpoint_files.merged(of_ranks, [0, 1]) == {"model": ["a", "b"], "zero 0": ["x"], "zero 1": ["y"]}
+    assert checkpoint_files.merged(of_ranks, [2]) == {"model": ["a", "b"], "zero 2": ["z"]}
 
 
 def test_checkpoints_without_checksums_pass(tmp_path):
