@@ -9,10 +9,7 @@ the data.
 from __future__ import annotations
 
 import argparse
-import errno
-import math
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +20,7 @@ if __package__ in (None, ""):  # started as a path: Python put trainer/ itself f
 import torch
 
 from data_prep.shards import ShardError
-from trainer import checkpoint, evaluation, run_folder, takedown_record
+from trainer import checkpoint, endings, evaluation, run_folder, takedown_record
 from trainer.data.loader import Loader
 from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
 from trainer.hosts import agreement, compiled_ops, disks
@@ -37,16 +34,11 @@ from trainer.model.sequence_parallel import SequenceParallelError
 from trainer.model.tensor_parallel import TensorParallelError
 from trainer.monitor import Monitor
 from trainer.preflight import RunPlan, at_checkpoint, prepare
-from trainer.state import TrainState, derive_seed
-
-
-class DivergedError(ValueError):
-    """The loss is no number any more."""
-
+from trainer.state import derive_seed
 
 REFUSALS = (
     ShardError,
-    DivergedError,
+    endings.DivergedError,
     LedgerError,
     ModelError,
     checkpoint.CheckpointError,
@@ -55,8 +47,6 @@ REFUSALS = (
     TensorParallelError,
 )
 """Mistakes of a user that are seen only once it is tried."""
-WRITER_ERRORS = ("PytorchStreamWriter failed", ". unexpected pos ", "iostream error")
-"""Of torch.save, where a file takes no more."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,62 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"moenda: {error}", file=sys.stderr, flush=True)
             return 2
         except (RuntimeError, OSError) as error:
-            if not disk_failed(error) and not lost_contact(error):
+            if not endings.disk_failed(error) and not lost_contact(error):
                 raise
-            farewell = _disk_farewell if disk_failed(error) else _farewell
+            farewell = endings.disk_full if endings.disk_failed(error) else endings.rank_lost
             print(f"moenda: {farewell(plan, process, hosts, error)}", file=sys.stderr, flush=True)
             return 1
     elif process.is_first:
-        print(_complete(plan))
+        print(endings.complete(plan))
     if lock:
         lock.close()
     return 0
-
-
-def _complete(plan: RunPlan) -> str:
-    done, wanted = plan.start, plan.total_steps
-    if done.step > wanted:
-        return (
-            f"This run has {done.step} steps ({done.tokens_seen:,} tokens), more than the {wanted} of schedule.total_tokens = "
-            f"{plan.total_tokens:,}: there is nothing to do. To train it further, raise schedule.total_tokens above "
-            f"{done.tokens_seen:,}; for a shorter run, choose another run.folder."
-        )
-    return f"This run is complete ({done.step} steps). Raise schedule.total_tokens to train it further."
-
-
-def disk_failed(error: BaseException) -> bool:
-    """Whether a file could not be written, as the disk is full or its quota used up. torch.save's writer tells no reason."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if isinstance(seen, RuntimeError) and any(text in str(seen) for text in WRITER_ERRORS):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _disk_farewell(plan: RunPlan, process: Process, hosts: list[str], error: Exception) -> str:
-    free = agreement.size_text(shutil.disk_usage(plan.folder).free)
-    return (
-        f"rank {process.rank} on {hosts[process.rank]} could not write in run.folder {plan.folder}, on whose disk {free} are "
-        f"free ({' '.join(str(error).split())[:100]}). What was saved before is whole. Make room (or lower checkpoint.keep), "
-        f"then the same command goes on {_where_to_go_on(plan)}."
-    )
-
-
-def _where_to_go_on(plan: RunPlan) -> str:
-    saved = run_folder.checkpoints_in(plan.folder / run_folder.CHECKPOINTS)
-    return f"from {saved[-1]}" if saved else "from the first step, as there is no checkpoint yet"
-
-
-def _farewell(plan: RunPlan, process: Process, hosts: list[str], error: Exception) -> str:
-    reason = " ".join(str(error).split()).partition("] ")[2] or str(error)  # behind the place in torch's sources
-    return (
-        f"rank {process.rank} on {hosts[process.rank]} has lost another rank: that one, or its machine or network, failed "
-        f"first, and its own last lines say why, if it could write any ({reason[:100]}). The same "
-        f"command goes on {_where_to_go_on(plan)}."
-    )
 
 
 def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPlan, Disk, list[str], TextIO | None]:
@@ -206,30 +150,10 @@ def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> 
         if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
             monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
         if last or state.step % config.checkpoint.every_steps == 0:
-            require_finite(result.loss, plan, state)
+            endings.require_finite(result.loss, plan, state)
             monitor.saved(checkpoint.save(worker, plan, state, ledger.settled(), disk))
     ledger.close()
     monitor.close()
-
-
-def require_finite(loss: torch.Tensor, plan: RunPlan, state: TrainState) -> None:
-    """Raise DivergedError rather than save, over good checkpoints in the end, what a loss of nan or infinity has made; it is
-    the same on all ranks. In fp16 a step may overflow on its own: DeepSpeed skips it and lowers its loss scale."""
-    value = loss.item()
-    if math.isfinite(value) or plan.precision == "fp16":
-        return
-    saved = run_folder.checkpoints_in(plan.folder / run_folder.CHECKPOINTS)
-    way_out = (
-        f"The newest checkpoint, {saved[-1]}, is from before this step: look at its curve (python -m trainer report "
-        f"{plan.folder}), and begin a new run from it (python -m trainer export {plan.folder}, model.init_from) with"
-        if saved
-        else "No checkpoint was saved before it: begin a new run with"
-    )
-    raise DivergedError(
-        f"step {state.step}: the loss is {value}, so nothing is saved of it. {way_out} a lower optimizer.learning_rate or "
-        f"optimizer.gradient_clipping, or a longer schedule.warmup_tokens. What the last steps consumed: python -m trainer "
-        f"trace {plan.folder} --step {state.step}."
-    )
 
 
 if __name__ == "__main__":

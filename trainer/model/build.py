@@ -125,7 +125,6 @@ def _inline_config(
     except (TypeError, ValueError, KeyError, StrictDataclassError) as error:  # transformers' own validation
         reason = " ".join(str(error).split())
         raise strict_json.ConfigError(f'{origin}: not a valid "{model_type}" configuration: {reason}') from None
-    architecture.check_class(config, origin)
     if closed:
         architecture.check_token_ids(config, given, origin)
         rope.check(config, defaults, origin, any(key in values for key in rope.KEYS), trained)
@@ -144,9 +143,7 @@ def _check_not_encoder(defaults: PretrainedConfig, values: dict[str, Any]) -> No
 
 def _read_if_there(config: PretrainedConfig) -> set[str]:
     """Keys that the causal LM's code reads where a configuration has them, such as Qwen3-MoE's head_dim."""
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if causal is None:
-        return set()
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return set(re.findall(r'getattr\(\s*(?:self\.)?config,\s*"(\w+)"', inspect.getsource(sys.modules[causal.__module__])))
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from trainer import checkpoint_files
 from trainer.checkpoint_files import CheckpointError
+from trainer.endings import DivergedError, require_finite
 from trainer.run_folder import STATE_FILE, checkpoint_name
 from trainer.state import TrainState
-from trainer.train import DivergedError, require_finite
 
 
 class Writer:
