@@ -60,6 +60,17 @@ def test_a_mistake_ends_the_job_before_it_starts(shards, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(shards, tmp_path):
+    config = run_file(tmp_path / "run", shards, checkpoint={"every_steps": 2})
+    config["model"]["config"]["rope_theta"] = 1e-300  # 0 in float32
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(config))
+    line = [sys.executable, "trainer/train.py", "--config", str(file)]
+    done = subprocess.run(line, cwd=launch.ROOT, env=launch.environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "step 2: the loss is nan, so nothing is saved of it" in done.stderr
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
 @pytest.mark.launcher
 def test_damage_inside_a_shard_ends_the_job_when_it_is_read(tmp_path):
     shards = write_shards(tmp_path / "train")

@@ -18,7 +18,9 @@ from data_prep.shards import TokenShards, Windows
 from tests import launch
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
+from trainer.checkpoint_files import CheckpointError
 from trainer.data.loader import read_windows
+from trainer.export import export
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.model.loss import nll_sum
 
@@ -126,6 +128,8 @@ def check_complete(config: dict, tmp_path: Path) -> None:
     with damaged(next((tmp_path / "killed" / "checkpoints" / "step-00000020").glob("layer_02*"))) as file:
         refused = launch.run(2, "trainer/train.py", "--config", str(tmp_path / "longer.json"))
         assert refused.returncode == 2 and f"{file.name} is damaged" in refused.stderr
+        with pytest.raises(CheckpointError, match=f"{file.name} is damaged"):
+            export(tmp_path / "killed", tmp_path / "damaged")
     launch.train(longer, tmp_path / "longer.json")
     rows = read_metrics(Path(config["run"]["folder"]) / METRICS_FILE)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 23))
