@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.models import FAMILIES
 from trainer.model import build, document_mask, document_probe
@@ -321,6 +322,22 @@ def test_torchs_own_varlen_kernel_gets_the_bounds_of_documents(name, monkeypatch
         assert (model(tokens, use_cache=False, **options).logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
     assert kernel.call_count == model.config.num_hidden_layers
     assert inspect.signature(torch_varlen).parameters.keys() <= inspect.signature(varlen_attn).parameters.keys()
+
+
+def test_groups_of_any_shape_are_kept_from_cudnn(monkeypatch):
+    """Which would plan anew for each."""
+    allowed = []
+
+    def noted(*arguments, **options):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return sdpa_attention_forward(*arguments, **options)
+
+    monkeypatch.setattr(document_mask, "sdpa_attention_forward", noted)
+    model = built("llama", "sdpa")
+    tokens, positions = packed_rows()
+    with torch.no_grad(), DocumentMasks(model)(positions, torch.device("cpu")) as options:
+        model(tokens, use_cache=False, **options)
+    assert allowed and not any(allowed) and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_other_documents_compile_nothing_anew():
