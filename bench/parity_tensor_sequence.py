@@ -3,12 +3,12 @@
     deepspeed --num_accelerators 2 bench/parity_tensor_sequence.py [--steps 10] [--telling] [--only sequence ZeRO-3]
                                                                    [--folder EMPTY] [--output table.json]
 
-On 2 ranks: two slices of every matrix, or two parts of every window, with each ZeRO stage; on 4: that beside two replicas, or
-both at once. The models: GPT-2, GPT-NeoX, Llama, Mistral, Qwen3, tied and untied, one key head for two ranks, sliding windows;
-windows with padding, of several documents kept apart, of 32,768 tokens, and growing as the batch does. Some runs lose their
-last checkpoint and go on from the one before, which must give the same steps bit for bit. Then, on the first rank, the stock
-model in one process. Prints the largest relative differences of each curve. --telling: of every way, one model. The run folders
-in --folder stay.
+On 2 ranks: two slices of every matrix, or two parts of every window, with each ZeRO stage; on 4: that beside two replicas, both
+at once, or two slices in each of two pipeline stages. The models: GPT-2, GPT-NeoX, Llama, Mistral, Qwen3, tied and untied, one
+key head for two ranks, sliding windows; windows with padding, of several documents kept apart, of 32,768 tokens, and growing as
+the batch does. Some runs lose their last checkpoint and go on from the one before, which must give the same steps bit for bit.
+Then, on the first rank, the stock model in one process. Prints the largest relative differences of each curve. --telling: of
+every way, one model. The run folders in --folder stay.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ GROWING = {
     "batch": {"ramp": {"start_tokens": 256, "over_tokens": 1536}},
 }
 LONG = {"data": {"sequence_length": 32768}, "batch": {"global_batch_tokens": 32768, "micro_batch_size": 1}}
+STAGES = {"pipeline_stages": 2, "tensor": 2}
 LONG_CASE = Case({"sequence": 2, "zero_stage": 3}, ("Llama, 1 layer",), LONG)
 CASES = {
     2: [
@@ -115,23 +116,34 @@ CASES = {
         *(Case({"tensor": 2, "sequence": 2, "zero_stage": stage}, TENSOR, resumes=stage == 2) for stage in range(4)),
         *(Case({"sequence": 2, "zero_stage": stage}, SEQUENCE) for stage in range(4)),
         *(Case({"sequence": 4, "zero_stage": stage}, SEQUENCE) for stage in (1, 3)),
+        *(Case(STAGES | {"zero_stage": stage}, TENSOR, resumes=True) for stage in (0, 1)),
+        *(Case(STAGES | {"zero_stage": stage}, TENSOR, DOCUMENTS) for stage in (0, 1)),
+        *(Case(STAGES | {"zero_stage": stage}, ("Llama",), GROWING) for stage in (0, 1)),
+        Case(STAGES | {"zero_stage": 1}, TENSOR, BF16, resumes=True),
     ],
 }
 """By number of ranks."""
-TELLING = [
-    Case({"tensor": 2, "zero_stage": 0}, ("GPT-NeoX",), GROWING),
-    Case({"tensor": 2, "zero_stage": 1}, ("Llama, tied",), resumes=True),
-    Case({"tensor": 2, "zero_stage": 2}, ("Mistral, window 12",), DOCUMENTS),
-    Case({"tensor": 2, "zero_stage": 3}, ("Qwen3, tied",), resumes=True),
-    Case({"tensor": 2, "zero_stage": 1}, ("Llama",), BF16),
-    Case({"sequence": 2, "zero_stage": 0}, ("Llama, 1 key head",)),
-    Case({"sequence": 2, "zero_stage": 1}, ("GPT-2, tied",), resumes=True),
-    Case({"sequence": 2, "zero_stage": 2}, ("GPT-NeoX",), GROWING),
-    Case({"sequence": 2, "zero_stage": 3}, ("Mistral, window 12",), resumes=True),
-    Case({"sequence": 2, "zero_stage": 3}, ("Llama",), DOCUMENTS),
-    LONG_CASE,
-]
-"""On 2 ranks, of every way one model."""
+TELLING = {
+    2: [
+        Case({"tensor": 2, "zero_stage": 0}, ("GPT-NeoX",), GROWING),
+        Case({"tensor": 2, "zero_stage": 1}, ("Llama, tied",), resumes=True),
+        Case({"tensor": 2, "zero_stage": 2}, ("Mistral, window 12",), DOCUMENTS),
+        Case({"tensor": 2, "zero_stage": 3}, ("Qwen3, tied",), resumes=True),
+        Case({"tensor": 2, "zero_stage": 1}, ("Llama",), BF16),
+        Case({"sequence": 2, "zero_stage": 0}, ("Llama, 1 key head",)),
+        Case({"sequence": 2, "zero_stage": 1}, ("GPT-2, tied",), resumes=True),
+        Case({"sequence": 2, "zero_stage": 2}, ("GPT-NeoX",), GROWING),
+        Case({"sequence": 2, "zero_stage": 3}, ("Mistral, window 12",), resumes=True),
+        Case({"sequence": 2, "zero_stage": 3}, ("Llama",), DOCUMENTS),
+        LONG_CASE,
+    ],
+    4: [
+        Case(STAGES | {"zero_stage": 0}, ("Llama, tied",), DOCUMENTS),
+        Case(STAGES | {"zero_stage": 1}, ("GPT-NeoX",), GROWING, resumes=True),
+        Case(STAGES | {"zero_stage": 1}, ("Qwen3, tied",), BF16, resumes=True),
+    ],
+}
+"""Of every way one model; on 4 ranks, of stages of slices alone."""
 
 
 def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:
@@ -239,7 +251,7 @@ def main() -> int:
     runs, rows, plain = [], [], {}
     with process_group(process) as device:
         folder = write_data(options.folder, process.is_first)
-        cases = TELLING if options.telling else CASES[process.world_size]
+        cases = TELLING[process.world_size] if options.telling else CASES[process.world_size]
         for case in (case for case in cases if all(word in case.name for word in options.only)):
             for model in case.models:
                 name = f"run-{len(runs)}"

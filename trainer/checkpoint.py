@@ -134,20 +134,22 @@ def hugging_face_weights(checkpoint: Path, skeleton: Any, stages: int, tensor: i
 
     ZeRO's optimizer files are DeepSpeed's own pickles: export only checkpoints that you trust.
     """
+    whole = {name: parameter.shape for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
     if stages > 1:
         from trainer.model.layers import row
         from trainer.model.pipeline import saved_layers
 
+        marks = [f"-model_{rank:02d}" for rank in range(tensor)] if tensor > 1 else [""]
         for index, layer in saved_layers(row(skeleton)):
-            file = checkpoint / f"layer_{index:02d}-model_states.pt"
-            for name, weight in _read(file).items():
-                yield layer.hugging_face_name(name), weight
+            slices = [_read(checkpoint / f"layer_{index:02d}{mark}-model_states.pt") for mark in marks]
+            for name, weight in slices[0].items():
+                own = layer.hugging_face_name(name)
+                yield own, _joined([one[name] for one in slices], whole.get(own, weight.shape))
         return
     written = list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt"))
     if written and len(written) < read_state(checkpoint).get("world_size", 0):
         raise CheckpointError(f"{checkpoint} is not whole: {_elsewhere(checkpoint)}")
     slices = [_slice(checkpoint, rank) for rank in range(tensor)]
-    whole = {name: parameter.shape for name, parameter in skeleton.named_parameters(remove_duplicate=False)}
     for name in [name for name in slices[0] if all(name in one for one in slices)]:  # the first has tied weights twice
         parts = [one.pop(name) for one in slices]
         yield name, _joined(parts, whole.get(name, parts[0].shape))

@@ -129,7 +129,7 @@ def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
     _derive_key(result, "tensor_parallel.autotp_size", parallel.tensor, "parallel.tensor")
     _derive_key(result, "sequence_parallel_size", parallel.sequence, "parallel.sequence")
     del result["sequence_parallel_size"]
-    if parallel.tensor == 1:
+    if parallel.tensor == 1 or parallel.pipeline_stages > 1:  # DeepSpeed's pipeline knows slices by its grid of ranks
         del result["tensor_parallel"]
 
 

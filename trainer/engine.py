@@ -17,6 +17,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.utils.bwc import bwc_tensor_model_parallel_rank
 from pydantic import BaseModel
 from torch import distributed as dist
 from torch import nn
@@ -132,7 +133,7 @@ class _Engine:
         """Clip without ZeRO in fp32. DeepSpeed's own counts a tied embedding once per stage and keeps the norm to itself."""
         engine = self.deepspeed
         parameters = [p for p in engine.module.parameters() if p.grad is not None]
-        first = self._groups is None or dist.get_rank(self._groups.tensor) == 0
+        first = bwc_tensor_model_parallel_rank(engine.mpu) == 0
         counted = [p.grad.norm() for p in parameters if _counts(p, first)]
         squares = torch.stack([*counted, torch.zeros((), device=engine.device)]).square().sum()
         if engine.mpu is not None:
@@ -327,39 +328,43 @@ def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEn
 
 def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     """ZeRO and pipeline branch here, once."""
-    model, stages = plan.config.model, plan.topology.pipeline_stages
+    model = plan.config.model
     skeleton = build.skeleton(plan.hf_config, model.attention)
     shape = build.shape(skeleton, plan.batch.sequence_length)
     if model.compile:
         build.compile_blocks(skeleton)
     weights = build.Weights(model.init_from, skeleton) if model.init_from else None
     filling = {"device": device, "dtype": DTYPES[plan.precision], "seed": plan.config.run.seed, "weights": weights}
-    if stages > 1:
+    groups = ParallelGroups(plan.topology) if plan.topology.splits_replicas else None
+    if plan.topology.tensor > 1:
+        tensor_probe.check(plan.hf_config, model.attention, groups.tensor, device)
+    slices = Slices(skeleton, groups.tensor) if plan.topology.tensor > 1 else None
+    if plan.topology.pipeline_stages > 1:
         from trainer.model.pipeline import CausalLMPipeline
 
         costs = partition.weigher(plan, pipeline_loss, DTYPES[plan.precision], device)
         again = model.activation_checkpointing
         fused = plan.whole_logits is None
         module = CausalLMPipeline(
-            skeleton, stages, pipeline_loss, fused, activation_checkpointing=again, costs=costs, **filling
+            skeleton, plan.topology, slices, pipeline_loss, fused, activation_checkpointing=again, costs=costs, **filling
         )
         return PipelineEngine(module, shape, plan)
-    groups = ParallelGroups(plan.topology) if plan.topology.splits_replicas else None
-    if plan.topology.tensor > 1:
-        tensor_probe.check(plan.hf_config, model.attention, groups.tensor, device)
     install_loss = fused_loss.installer(skeleton, plan.whole_logits is None, loss_of_logits(plan))
-    module = _whole_model(skeleton, plan.ds_config, filling, groups)
+    module = _whole_model(skeleton, plan.ds_config, filling, groups, slices)
     install_loss()
     recompute.enable(module, model.activation_checkpointing)
     return ZeroEngine(module, shape, plan, groups)
 
 
 def _whole_model(
-    skeleton: nn.Module, ds_config: dict[str, Any], filling: dict[str, Any], groups: ParallelGroups | None
+    skeleton: nn.Module,
+    ds_config: dict[str, Any],
+    filling: dict[str, Any],
+    groups: ParallelGroups | None,
+    slices: Slices | None,
 ) -> nn.Module:
     """The stock model filled chunk by chunk; under ZeRO-3 each chunk is sharded before the next is filled."""
     sharded = ds_config["zero_optimization"]["stage"] == 3
-    slices = Slices(skeleton, groups.tensor) if groups and groups.topology.tensor > 1 else None
     options = {"mpu": groups, "data_parallel_group": groups.sharding} if groups else {}
     for chunk in build.materialise(skeleton, dict(build.chunks(skeleton)), **filling):
         if slices:

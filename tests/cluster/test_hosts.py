@@ -151,6 +151,22 @@ def test_stages_and_replicas_across_hosts(cluster, curve):
     assert same(losses(cluster.private(0) / "stages"), curve)
 
 
+def test_stages_and_slices_across_hosts(cluster, curve):
+    """2 stages x 2 slices of matrices on 1, 2 and 1 ranks: a stage's slices lie on two hosts, and so on two disks."""
+    words = write(cluster, "slices", zero_stage=1, pipeline_stages=2, tensor=2)
+    line = [*deepspeed(cluster, 1, 2, 1), *words]
+    code, said = cluster.run([*line, "--set", f"schedule.total_tokens={2 * BATCH}"], cluster.folder / "slices.log")
+    assert code == 0, said[-4000:]
+    code, said = cluster.run(line, cluster.folder / "slices.log")
+    assert code == 0, said[-4000:]
+    assert "step 3/4" in said and "step 2/4" not in said
+    run = [cluster.private(number) / "slices" for number in range(3)]
+    assert same(losses(run[0]), curve)
+    for part in run[1:]:
+        shutil.copytree(part / CHECKPOINTS, run[0] / CHECKPOINTS, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_FILE))
+    assert "matched within" in export(run[0], cluster.folder / "slices-export")["probe"]
+
+
 def test_open_mpi_by_deepspeeds_launcher(cluster, curve):
     """Nothing names rank 0's address: mpi4py asks for it."""
     unless(None if shutil.which("mpirun", path=launch.environment()["PATH"]) else "there is no mpirun: pip install -e '.[mpi]'")

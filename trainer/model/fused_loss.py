@@ -74,13 +74,15 @@ class DeferredLogits:
     """float [batch, sequence, width]"""
     project: Projection
     parameters: Sequence[nn.Parameter]
-    """Of `project`, the head's weight [vocabulary, width] first."""
+    """Of `project`: the head's."""
+    vocabulary: int
+    """Logits of a token."""
     auxiliary: torch.Tensor | None = None
     """Experts' auxiliary loss, which comes along: DeepSpeed puts hooks on an output's tensors, and must find none here."""
 
     def nll_sum(self, targets: torch.Tensor, loss: Loss = nll_sum) -> torch.Tensor:
         """`loss` of the logits, a float32 scalar."""
-        chunk = chunk_tokens(len(self.parameters[0]), self.hidden.device, loss)
+        chunk = chunk_tokens(self.vocabulary, self.hidden.device, loss)
         return chunked_nll_sum(self.project, self.parameters, self.hidden, targets, chunk, loss)
 
 

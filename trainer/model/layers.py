@@ -162,8 +162,12 @@ class Layer(nn.Module):
     def __init__(self, stock: Stock, parts: dict[str, str]):
         super().__init__()
         self.stock, self.parts = stock, parts
-        for attribute, name in parts.items():
-            setattr(self, attribute, stock.model.get_submodule(name))
+        self.take_parts()
+
+    def take_parts(self) -> None:
+        """Hold the stock modules of these names, as they are now: a slice may have taken the place of one."""
+        for attribute, name in self.parts.items():
+            setattr(self, attribute, self.stock.model.get_submodule(name))
 
     def hugging_face_name(self, parameter: str) -> str:
         """Name in the stock model of one of this layer's parameters."""
@@ -253,7 +257,10 @@ class Head(Layer):
         experts, tokens = self.stock.experts, state.hidden.shape[:2].numel()
         auxiliary = None if state.routing is None else experts.loss(state.routing, tokens)
         if self.fused:
-            return DeferredLogits(state.hidden, lambda some: self.stock.logits(some[None], head)[0], parameters, auxiliary)
+            vocabulary = self.stock.model.config.vocab_size
+            return DeferredLogits(
+                state.hidden, lambda some: self.stock.logits(some[None], head)[0], parameters, vocabulary, auxiliary
+            )
         logits = self.stock.logits(state.hidden, head)
         return logits if auxiliary is None else (logits, auxiliary)
 

@@ -20,7 +20,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from trainer.model import build, layers, recompute
+from trainer.model import build, layers, recompute, tensor_parallel
 from trainer.model.layers import Block, Carried, Head, Layer, Output, State
 
 FILE = "layer_seconds.json"
@@ -68,6 +68,17 @@ def uniform(row: list[Layer]) -> list[float]:
     return [float(isinstance(layer, Block)) for layer in row]
 
 
+def of_a_slice(row: list[Layer], costs: list[float], slices: int) -> list[float]:
+    """What of each layer's cost falls to a rank that holds one of `slices`: as much as of the layer's parameters."""
+    cut = tensor_parallel.cut_parameters(row[0].stock.model) if slices > 1 else set()
+    shares = []
+    for layer in row:
+        sizes = [(parameter.numel(), parameter in cut) for parameter in layer.parameters()]
+        held = sum(size / slices if is_cut else size for size, is_cut in sizes)
+        shares.append(held / sum(size for size, _ in sizes) if sizes else 1.0)
+    return [cost * share for cost, share in zip(costs, shares, strict=True)]
+
+
 COUNTED = {"parameters": parameters, "uniform": uniform}
 """Methods that need no measurement."""
 
@@ -93,7 +104,8 @@ def planned(plan: Any) -> list[list[str]] | None:
         costs = json.loads(file.read_text(encoding="utf-8"))["seconds"]
     else:
         costs = COUNTED[method](row)
-    bounds, names = balanced(costs, plan.topology.pipeline_stages), labels(row)
+    costs, names = of_a_slice(row, costs, plan.topology.tensor), labels(row)
+    bounds = balanced(costs, plan.topology.pipeline_stages)
     return [names[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
@@ -101,17 +113,16 @@ def weigher(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) -> 
     """What parallel.pipeline_partition of a run's plan asks for: a function from the row to each layer's weight, the same on
     every rank."""
     method = plan.config.parallel.pipeline_partition
-    if method != "cost":
-        return COUNTED[method]
 
-    def costs(_row: list[Layer]) -> list[float]:
-        seconds: list[list[float] | None] = [None]
+    def seconds(_row: list[Layer]) -> list[float]:
+        measurement: list[list[float] | None] = [None]
         if dist.get_rank() == 0:
-            seconds[0] = _remembered(plan.folder / FILE, lambda: measured(plan, loss, dtype, device))
-        dist.broadcast_object_list(seconds)
-        return seconds[0]
+            measurement[0] = _remembered(plan.folder / FILE, lambda: measured(plan, loss, dtype, device))
+        dist.broadcast_object_list(measurement)
+        return measurement[0]
 
-    return costs
+    costs = COUNTED.get(method, seconds)
+    return lambda row: of_a_slice(row, costs(row), plan.topology.tensor)
 
 
 def _remembered(file: Path, measure: Callable[[], list[float]]) -> list[float]:

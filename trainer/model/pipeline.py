@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.topology import PipeDataParallelTopology, PipeModelDataParallelTopology, ProcessTopology
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from trainer.model import build, layers, partition, recompute
 from trainer.model.build import Weights
 from trainer.model.layers import Block, Carried, Head, Layer, Output, TokenEmbedding
+from trainer.model.tensor_parallel import Slices
+from trainer.parallel.topology import Topology
 
 EMBEDDING_KEY = "token_embedding"
 """DeepSpeed's key of the weight that first and last stage share in a tied model."""
@@ -44,13 +47,23 @@ def saved_layers(row: list[Layer]) -> Iterator[tuple[int, Layer]]:
             yield index, layer
 
 
+def grid_of(topology: Topology) -> ProcessTopology:
+    """The ranks as DeepSpeed's pipeline counts them. Without slices it has no axis for them, which would be in files' names."""
+    stages, replicas, slices = topology.pipeline_stages, topology.data_parallel_size, topology.tensor
+    if slices == 1:
+        return PipeDataParallelTopology(num_pp=stages, num_dp=replicas)
+    return PipeModelDataParallelTopology(num_pp=stages, num_mp=slices, num_dp=replicas)
+
+
 class CausalLMPipeline(PipelineModule):
-    """PipelineModule whose stages fill their own part of a meta-device skeleton."""
+    """PipelineModule whose stages fill their own part of a meta-device skeleton, and keep a slice of it where the topology has
+    several."""
 
     def __init__(
         self,
         skeleton: PreTrainedModel,
-        stages: int,
+        topology: Topology,
+        slices: Slices | None,
         loss: Callable[[Output, tuple[torch.Tensor, ...]], torch.Tensor],
         fused_loss: bool,
         device: torch.device,
@@ -67,9 +80,10 @@ class CausalLMPipeline(PipelineModule):
             if isinstance(block, Block):
                 block.recompute = recompute.of_block(activation_checkpointing, block.index)
         self._plain: dict[str, Any] = {"skeleton": skeleton, "row": row, "costs": costs}  # not to be registered as submodules
-        self._fill = lambda names: list(build.materialise(skeleton, names, device, dtype, seed, weights))
+        self._slices = slices
+        self._filled = lambda names: build.materialise(skeleton, names, device, dtype, seed, weights)
         build.place_buffers(skeleton, device)  # those outside of the layers too: stock code between the blocks may use them
-        super().__init__(layers=specifications(row), num_stages=stages, loss_fn=loss, partition_method="costs")
+        super().__init__(layers=specifications(row), topology=grid_of(topology), loss_fn=loss, partition_method="costs")
 
     def _partition_layers(self, method: str) -> None:
         """Which layers each stage has, in place of DeepSpeed's own methods."""
@@ -79,11 +93,22 @@ class CausalLMPipeline(PipelineModule):
     def _build(self) -> None:
         """Choose this stage's layers (DeepSpeed), then give them memory, before they are moved to the device."""
         super()._build()
-        held = tuple(f"{name}." for m in self.modules() if isinstance(m, Layer) for name in m.parts.values())
+        mine = [module for module in self.modules() if isinstance(module, Layer)]
+        held = tuple(f"{name}." for layer in mine for name in layer.parts.values())
         chunks = build.chunks(self._plain["skeleton"])
-        self._fill({name: module for name, module in chunks if f"{name}.".startswith(held)})
+        for chunk in self._filled({name: module for name, module in chunks if f"{name}.".startswith(held)}):
+            if self._slices:
+                self._slices.cut(chunk)
+        if self._slices:
+            for layer in mine:
+                layer.take_parts()
+            self._slices.finish()
         for parameter in self.parameters():
             parameter.ds_pipe_replicated = False  # as DeepSpeed marked the parameters that these replace
+
+    def ckpt_layer_path_list(self, ckpt_dir: str, local_layer_idx: int) -> list[str]:
+        """A layer's files, one for each slice: DeepSpeed reads this rank's, and would count those that this disk holds."""
+        return [self.ckpt_layer_path(ckpt_dir, local_layer_idx)] * self._grid.get_slice_parallel_world_size()
 
     def forward(self, carried: Carried) -> Output:
         """Run this stage's layers. Between stages, routing travels in a row of the hidden states."""

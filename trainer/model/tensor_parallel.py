@@ -41,7 +41,7 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
     not be shared by `sequence` ranks."""
     config, plan = model.config, plan_of(model)
     where = f'parallel.tensor {ranks}, with a "{config.model_type}" model'
-    instead = "set parallel.tensor to 1 and parallel.zero_stage to 3, which shards any model"
+    instead = "set parallel.tensor to 1 and parallel.zero_stage to 3 (with pipeline_stages 1), which shards any model"
     if reason := _obstacle(model, plan):
         choose = 'choose an architecture such as "llama" or "gpt_neox"'
         raise TensorParallelError(f"{where}: {reason}. {instead.capitalize()}; or {choose}.")
@@ -103,6 +103,12 @@ def _cut(model: PreTrainedModel, plan: dict[str, str]) -> Iterator[tuple[str, nn
         tied = f"{name}.weight" in model.all_tied_weights_keys
         if style in (*COLUMN_STYLES, "rowwise") and isinstance(module, nn.Linear) and not tied:
             yield name, module, int(style == "rowwise")
+
+
+def cut_parameters(model: PreTrainedModel) -> set[nn.Parameter]:
+    """The parameters of a model, or its skeleton, of which a rank keeps a slice."""
+    biases = {module.bias for _, module, dimension in _cut(model, plan_of(model)) if dimension == 0} - {None}
+    return {module.weight for _, module, _ in _cut(model, plan_of(model))} | biases
 
 
 class Slices:

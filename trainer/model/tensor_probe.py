@@ -22,7 +22,10 @@ def check(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, de
     """Raise TensorParallelError, on every rank of the group alike, unless the group's slices compute what the model does."""
     size = dist.get_world_size(group)
     where = f'parallel.tensor {size}: a "{config.model_type}" model'
-    way_out = "Set parallel.tensor to 1 and parallel.zero_stage to 3; and choose another run.folder, or remove this one."
+    way_out = (
+        "Set parallel.tensor to 1 and parallel.zero_stage to 3 (with pipeline_stages 1); and choose another run.folder, or "
+        "remove this one."
+    )
     small, attention = small_config(config, size), "sdpa" if attention.startswith("flash") else attention
     try:
         apart = compare(small, attention, group, device)

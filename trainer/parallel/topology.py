@@ -144,7 +144,7 @@ def _divisors(number: int, most: int | None = None) -> str:
 
 def _check_combination(section: ParallelSection) -> None:
     """Raise TopologyError for what DeepSpeed cannot do together, with what to use instead."""
-    stages, zero, tensor, sequence = section.pipeline_stages, section.zero_stage, section.tensor, section.sequence
+    stages, zero, sequence = section.pipeline_stages, section.zero_stage, section.sequence
     if stages > 1 and zero > 1:
         raise TopologyError(
             f"parallel.zero_stage {zero} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline runs "
@@ -156,10 +156,4 @@ def _check_combination(section: ParallelSection) -> None:
             f"parallel.sequence {sequence} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline knows no parts of "
             f"windows. Set pipeline_stages to 1 and zero_stage to 3, which shards the parameters over the ranks of a window, "
             f"too; or set sequence to 1."
-        )
-    if stages > 1 and tensor > 1:
-        raise TopologyError(
-            f"parallel.tensor {tensor} with parallel.pipeline_stages {stages}: stages of stock Hugging Face blocks are not "
-            f"cut into slices. Set pipeline_stages to 1 beside tensor {tensor} (with any zero_stage), or tensor to 1 beside "
-            f"pipeline_stages {stages * tensor}."
         )

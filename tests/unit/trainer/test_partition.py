@@ -69,6 +69,19 @@ def test_costs_are_measured_for_every_layer_and_the_head_counts(tied, monkeypatc
     )
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_slices_of_a_layer_weigh_what_a_rank_holds_of_it(tied):
+    """With 4 slices a block's matrices weigh a quarter and its norms as much as before; a tied table stays whole."""
+    spec = build.load_config({**FAMILIES["llama"], "num_key_value_heads": 4, "tie_word_embeddings": tied}, 300, 0, 64)
+    row = layers.row(build.skeleton(spec))
+    whole = partition.parameters(row)
+    sliced = partition.of_a_slice(row, whole, 4)
+    norms = sum(p.numel() for p in row[2].parameters() if p.dim() == 1)
+    assert sliced[2] == pytest.approx((whole[2] - norms) / 4 + norms) and sliced[0] == whole[0]
+    assert sliced[-1] == pytest.approx(whole[-1] / (1 if tied else 4))
+    assert partition.of_a_slice(row, whole, 1) == whole
+
+
 def test_a_run_keeps_its_first_measurement(tmp_path):
     """Checkpoints hold optimizer states by stage: a later start must not divide the layers otherwise."""
     file = tmp_path / "run" / partition.FILE

@@ -91,13 +91,11 @@ def test_factors_of_the_ranks():
         from_world(ParallelSection(tensor=2), 3)
 
 
-@pytest.mark.parametrize(
-    ("axis", "said"),
-    [
-        ("sequence", "parallel.sequence 2 with parallel.pipeline_stages 4: .* Set pipeline_stages to 1 and zero_stage to 3"),
-        ("tensor", "parallel.tensor 2 with parallel.pipeline_stages 4: .* or tensor to 1 beside pipeline_stages 8"),
-    ],
-)
-def test_what_the_pipeline_cannot_do_is_refused_with_what_can(axis, said):
+def test_what_the_pipeline_cannot_do_is_refused_with_what_can():
+    said = "parallel.sequence 2 with parallel.pipeline_stages 4: .* Set pipeline_stages to 1 and zero_stage to 3"
     with pytest.raises(TopologyError, match=said):
-        from_world(ParallelSection(pipeline_stages=4, **{axis: 2}), 8)
+        from_world(ParallelSection(pipeline_stages=4, sequence=2), 8)
+
+
+def test_stages_replicas_and_slices_together():
+    assert from_world(ParallelSection(pipeline_stages=4, tensor=2), 16) == Topology(4, 2, 1, 2)
