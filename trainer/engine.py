@@ -6,6 +6,7 @@ checkpoints.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import warnings
@@ -46,6 +47,10 @@ from trainer.optimizer import adamw, parameter_groups
 from trainer.parallel.groups import ParallelGroups, add_up, adding_up
 from trainer.preflight import RunPlan
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MALLOC = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**30}
+"""mallopt(3) on CPUs, bytes: larger blocks are mapped and given back each for itself (at most this, by the default too); of the
+heap's free end, this much is kept."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -87,12 +92,22 @@ def init_distributed(process: Process) -> torch.device:
         # DeepSpeed would compile its shared-memory collective, which only inference uses: a minute at the first start,
         # and for ever when a killed build has left its lock file behind.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _keep_freed_memory()
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // process.local_world_size))
     else:
         accelerator.set_device(process.local_rank)
     deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False)
     return torch.device(accelerator.current_device_name())
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's malloc keep what tensors free for the next ones, and the peak of memory stay. By its defaults it gives pages
+    back in every step, which the system then fills with zeros again."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and not any(name.startswith("MALLOC_") for name in os.environ):
+        for parameter, size in MALLOC.items():
+            libc.mallopt(parameter, size)
 
 
 def device_type() -> str:
