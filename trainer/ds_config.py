@@ -31,6 +31,14 @@ REFUSED = {
 """Keys that DeepSpeed knows but that would break what the trainer promises."""
 
 
+PIPELINE_ELSEWHERE = {
+    "stages": "parallel.pipeline_stages",
+    "partition": "parallel.pipeline_partition",
+    "activation_checkpoint_interval": "model.activation_checkpointing",
+}
+"""The same, of keys in DeepSpeed's section `pipeline`, the first two of which it reads nowhere."""
+
+
 def precision(deepspeed: dict[str, Any]) -> str:
     """ "bf16", "fp16" or "fp32", as the `deepspeed` section's bf16 and fp16 keys say."""
     enabled = [key for key in ("bf16", "bfloat16", "fp16") if deepspeed.get(key, {}).get("enabled") is True]
@@ -64,6 +72,9 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     for key, home in ELSEWHERE.items():
         if key in result and not _all_auto(result.pop(key)):
             raise ConfigError(f"deepspeed.{key}: moenda does this; remove the key and use the section {home}.")
+    for key, home in PIPELINE_ELSEWHERE.items():
+        if key in (section := result.get("pipeline", {})) and section.pop(key) not in ("auto", 0):
+            raise ConfigError(f"deepspeed.pipeline.{key}: remove the key, and use {home}.")
     derived = {
         "train_batch_size": (batch.windows_per_step, "batch.global_batch_tokens"),
         "train_micro_batch_size_per_gpu": (batch.micro_batch_size, "batch.micro_batch_size"),

@@ -21,6 +21,11 @@ OLDER_KEYS = ("rope_scaling", "rope_theta")
 """What configurations of older releases say beside or instead of rope_parameters; Hugging Face still takes them."""
 FROM_ORIGINAL = ("yarn", "longrope", "llama3")
 """Types that scale from `original_max_position_embeddings` to max_position_embeddings."""
+OTHER_KINDS = {
+    "short_factor": "a list of numbers", "long_factor": "a list of numbers", "mrope_section": "a list of numbers",
+    "truncate": "true or false", "mrope_interleaved": "true or false",
+}  # fmt: skip
+"""What other values are than numbers and types."""
 BEYOND = ("linear", "dynamic")
 """Types that leave max_position_embeddings at what the model was trained with."""
 
@@ -48,10 +53,9 @@ def check_given(
         *(getattr(defaults, "ignore_keys_at_rope_validation", None) or ()),
     }
     types = {"default", *ROPE_INIT_FUNCTIONS, getattr(defaults, "default_rope_type", "default")}
+    _check_kinds(values, known, origin)
     for name in KEYS:
         for section in sections(values.get(name)):
-            for key in section.keys() - known:
-                raise ConfigError(f"{origin}.{name}.{key}: unknown key.{did_you_mean(key, known)}")
             kind = section.get("rope_type", section.get("type", "default"))
             if kind not in types:
                 hint = did_you_mean(str(kind), types)
@@ -61,10 +65,53 @@ def check_given(
                     f'{origin}.{name}: rope_type "{kind}" needs "original_max_position_embeddings", the positions that the '
                     f"model was trained with; Hugging Face would take max_position_embeddings for it."
                 )
+            if kind == "yarn" and "mscale" in section and not section.get("mscale_all_dim"):
+                raise ConfigError(f"{origin}.{name}.mscale: nothing reads it without mscale_all_dim. Give both, or none.")
             if "rope_theta" in section and not section["rope_theta"] > 0:
                 raise ConfigError(f"{origin}.{name}.rope_theta is {section['rope_theta']}: the base must be above 0.")
             if kind in BEYOND and values.get("max_position_embeddings") == "auto":
                 _check_auto(kind, section, values[name], f"{origin}.{name}", sequence_length, trained)
+
+
+def _check_kinds(values: dict[str, Any], known: set[str], origin: str) -> None:
+    """Raise ConfigError for unknown keys, values of the wrong kind, and two keys that say different things of the same."""
+    given = [name for name in KEYS if values.get(name) is not None]
+    for name in given:
+        if not isinstance(values[name], dict):
+            raise ConfigError(
+                f'{origin}.{name} is {json.dumps(values[name])}, not an object such as {{"rope_type": "default"}}.'
+            )
+        for section in sections(values[name]):
+            for key in section.keys() - known:
+                raise ConfigError(f"{origin}.{name}.{key}: unknown key.{did_you_mean(key, known)}")
+            for key, value in section.items():
+                kind = "text" if key in ("rope_type", "type") else OTHER_KINDS.get(key, "a number")
+                if not _is(kind, value) and (value is not None or key == "rope_theta"):
+                    raise ConfigError(f"{origin}.{name}.{key} is {json.dumps(value)}, not {kind}.")
+    if len(given) == len(KEYS):
+        raise ConfigError(
+            f"{origin}.rope_scaling is the older name of rope_parameters, and both are given. Keep rope_parameters."
+        )
+    if "rope_theta" not in values:
+        return
+    theta = values["rope_theta"]
+    if not _is("a number", theta):
+        raise ConfigError(f"{origin}.rope_theta is {json.dumps(theta)}, not a number.")
+    for name in given:
+        for section in sections(values[name]):
+            if section.get("rope_theta", theta) != theta:
+                raise ConfigError(
+                    f"{origin}.rope_theta is {theta}, but {origin}.{name}.rope_theta is {section['rope_theta']}. Keep one."
+                )
+
+
+def _is(kind: str, value: Any) -> bool:
+    """Whether a value is of a kind that OTHER_KINDS names."""
+    if kind == "a number":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "a list of numbers":
+        return isinstance(value, list) and all(_is("a number", one) for one in value)
+    return isinstance(value, {"text": str, "true or false": bool}[kind])
 
 
 def _check_auto(
@@ -104,18 +151,20 @@ def check(
     usual = list(_warnings(defaults))
     for warning in _warnings(config):
         if warning not in usual and _OF_STYLE not in warning:
-            way_out = _way_out(config, is_given, trained)
+            way_out = _way_out(config, warning, is_given, trained)
             raise ConfigError(f"{origin}.rope_parameters: {' '.join(warning.split())}{way_out}")
     for section in sections(getattr(config, "rope_parameters", None)):
         if section.get("rope_type") == "longrope":
             _check_longrope(section, config, trained, origin)
 
 
+_OF_RATIO = "implicit factor"
+"""Of a warning that factor and positions don't go together."""
 _OF_STYLE = "Please set the `factor` field"
 """Of a warning about longrope without a factor, which is then the ratio of the positions: no mistake."""
 
 
-def _way_out(config: PretrainedConfig, is_given: bool, trained: PretrainedConfig | None) -> str:
+def _way_out(config: PretrainedConfig, warning: str, is_given: bool, trained: PretrainedConfig | None) -> str:
     """What to write in model.config, to follow what is wrong with its rotary parameters."""
     most = getattr(config, "max_position_embeddings", None)
     section = config.rope_parameters
@@ -127,7 +176,7 @@ def _way_out(config: PretrainedConfig, is_given: bool, trained: PretrainedConfig
         )
     if is_given:
         original, factor = section.get("original_max_position_embeddings"), section.get("factor")
-        if section.get("rope_type") != "yarn" or not original or not factor:
+        if _OF_RATIO not in warning or not original or not factor:
             return ""
         ratio = f", or factor to {most / original:g}" if most > original else ""
         return f" Set max_position_embeddings to {original * factor:g}{ratio}."

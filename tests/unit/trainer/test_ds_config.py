@@ -131,6 +131,19 @@ def test_slices_without_zero_would_be_clipped_by_one_of_them(mode):
     assert derive({}, parallel={"zero_stage": 0, "tensor": 2})["tensor_parallel"] == {"autotp_size": 2}
 
 
+def test_deepspeeds_pipeline_is_told_of_slices_by_its_grid_alone():
+    assert derive({}, parallel={"zero_stage": 1, "pipeline_stages": 2, "tensor": 2}) == derive(
+        {}, parallel={"zero_stage": 1, "pipeline_stages": 2}
+    )
+
+
+@pytest.mark.parametrize(("key", "value"), [("stages", 2), ("partition", "best"), ("activation_checkpoint_interval", 1)])
+def test_what_the_run_file_says_of_stages_is_refused(key, value):
+    said = refusal({"pipeline": {key: value}})
+    assert f"deepspeed.pipeline.{key}: remove the key, and use {ds_config.PIPELINE_ELSEWHERE[key]}" in said
+    assert derive({"pipeline": {key: "auto", "seed_layers": True}})["pipeline"] == {"seed_layers": True}
+
+
 @pytest.mark.parametrize("key", sorted(ds_config.ELSEWHERE))
 def test_what_a_section_of_the_run_file_does_is_refused_unless_empty(key):
     full = {"params": {"lr": 1}} if key in ("optimizer", "scheduler") else {"enabled": True}

@@ -21,6 +21,7 @@ LLAMA = {
     "num_attention_heads": 4,
     "max_position_embeddings": "auto",
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
@@ -45,6 +46,15 @@ def load(spec: dict, length: int = 512, **options):
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}},
             r"factor \(2.0\) in YaRN|does not match",
         ),
+        ({"rope_parameters": "yarn"}, r'rope_parameters is "yarn", not an object'),
+        ({"rope_parameters": {"rope_type": ["yarn"]}}, r'rope_type is \["yarn"\], not text'),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "truncate": "no"}}, 'truncate is "no", not true or false'),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": "x"}}, 'factor is "x", not a number'),
+        ({"rope_theta": None}, "rope_theta is null, not a number"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "rope_theta is 10000.0, but .* is 500000.0. Keep one"),
+        ({"rope_scaling": {"rope_type": "default"}, "rope_parameters": {"rope_theta": 5e5}}, "both are given. Keep rope_param"),
+        ({"rope_parameters": {**YARN, "mscale": 1.0}}, "mscale: nothing reads it without mscale_all_dim"),
+        ({"rope_parameters": {**YARN, "attention_factor": -1.0}}, r"attention_factor .* greater than 0, got -1.0$"),
         ({"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 512}}, "must be less than max_position_embeddings"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "it would never scale.* at least 128 for these windows"),
         (
