@@ -200,6 +200,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.smoke:
         options.sizes, options.lengths, options.warm_up, options.steps, options.profiled = ["125M"], [64], 1, 2, 1
+    elif get_accelerator().device_name() == "cpu":
+        parser.error("there is no GPU here, and a CPU would take hours for these models. --smoke shows that all of it runs.")
     process = current_process()
     logging.disable(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()

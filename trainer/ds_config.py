@@ -14,6 +14,7 @@ from trainer.config import RunConfig
 ELSEWHERE = {
     "optimizer": "optimizer",
     "scheduler": "schedule",
+    "checkpoint": "checkpoint",
     "tensorboard": "monitor.tensorboard",
     "csv_monitor": "monitor",
     "wandb": "monitor",
@@ -27,6 +28,8 @@ REFUSED = {
     "data_efficiency": "the trainer's loader decides the data and its order",
     "hybrid_engine": "it is for reinforcement learning",
     "expert_parallel": "expert parallelism is not supported yet",
+    "datastates_ckpt": "the trainer's checkpoints are whole or absent by their names, which are given when all is written",
+    "zero_optimization.zenflow": "its optimizer steps late and in part, so that the loss depends on how the work is split",
 }
 """Keys that DeepSpeed knows but that would break what the trainer promises."""
 
@@ -60,9 +63,11 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
             raise ConfigError(f'deepspeed.{key} is "auto", but it is a section: give its keys, or remove it.')
     if "bf16" in result and "bfloat16" in result:
         raise ConfigError("deepspeed.bf16 and deepspeed.bfloat16 are two names of one section. Keep one.")
-    for key, reason in REFUSED.items():
-        if key in result and result[key] != 1 and _is_enabled(result[key]):
-            raise ConfigError(f"deepspeed.{key}: {reason}. Remove the key.")
+    for dotted, reason in REFUSED.items():
+        *sections, key = dotted.split(".")
+        section = result.get(sections[0], {}) if sections else result
+        if key in section and section[key] != 1 and _is_enabled(section[key]):
+            raise ConfigError(f"deepspeed.{dotted}: {reason}. Remove the key.")
     if result.get("managed_gradient_accumulation", True) is False:
         raise ConfigError("deepspeed.managed_gradient_accumulation: the trainer relies on it. Remove the key.")
     if result.get("gradient_allreduce_op", "mean") != "mean":

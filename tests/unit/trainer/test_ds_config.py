@@ -101,10 +101,16 @@ def test_auto_that_nothing_decides_is_refused_by_name(dotted):
     assert f'deepspeed.{dotted} is "auto"' in said and "Give a value or remove it" in said
 
 
-@pytest.mark.parametrize("key", sorted(ds_config.REFUSED))
+@pytest.mark.parametrize("key", sorted(ds_config.REFUSED.keys() - {"zero_optimization.zenflow"}))
 def test_what_would_break_a_promise_is_refused_unless_off(key):
     assert f"deepspeed.{key}: {ds_config.REFUSED[key]}. Remove the key." in refusal({key: {"enabled": True}})
     assert derive({key: {"enabled": False}})[key] == {"enabled": False}
+
+
+def test_an_optimizer_that_steps_late_is_refused():
+    assert "deepspeed.zero_optimization.zenflow: its optimizer steps late" in refusal(
+        {"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}}
+    )
 
 
 def test_slices_and_parts_have_their_home_in_the_run_file():
@@ -146,8 +152,8 @@ def test_what_the_run_file_says_of_stages_is_refused(key, value):
 
 @pytest.mark.parametrize("key", sorted(ds_config.ELSEWHERE))
 def test_what_a_section_of_the_run_file_does_is_refused_unless_empty(key):
-    full = {"params": {"lr": 1}} if key in ("optimizer", "scheduler") else {"enabled": True}
-    said = refusal({key: full})
+    full = {"optimizer": {"params": {"lr": 1}}, "scheduler": {"params": {"lr": 1}}, "checkpoint": {"load_universal": True}}
+    said = refusal({key: full.get(key, {"enabled": True})})
     assert f"deepspeed.{key}" in said and f"use the section {ds_config.ELSEWHERE[key]}" in said
     assert derive({key: {}}) == derive({})
 
