@@ -21,11 +21,12 @@ WITHOUT_TORCH = (
     "batch", "batch_ramp", "config", "config_reference", "deepspeed_keys", "ds_config", "flops", "ledger", "lr_schedule",
     "metrics", "offload", "report", "run_folder", "state", "takedown_record", "tracing",
     "data/corpus", "data/mixture", "data/permutation",
-    "hosts/disks", "hosts/launch_env", "hosts/port", "parallel/plan_table", "parallel/topology", "parallel/traffic",
+    "hosts/disks", "hosts/launch_env", "hosts/port", "hosts/swap_folders",
+    "parallel/plan_table", "parallel/topology", "parallel/traffic",
 )  # fmt: skip
 WITH_DEEPSPEED = {
     "trainer/engine.py", "trainer/checkpoint.py", "trainer/deepspeed_values.py", "trainer/model/pipeline.py",
-    "trainer/model/tensor_parallel.py",
+    "trainer/model/tensor_parallel.py", "trainer/hosts/compiled_ops.py",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from trainer import checkpoint_files
+from trainer import checkpoint_files, swapped_states
 from trainer.checkpoint_files import CheckpointError
 from trainer.data.loader import MicroBatch
 from trainer.engine import PipelineEngine, ZeroEngine
@@ -46,8 +46,13 @@ def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, 
     if keeper:
         shutil.rmtree(partial, ignore_errors=True)
     dist.barrier()
-    with _model_on_every_disk(engine, plan.topology, disk), checkpoint_files.written(engine.deepspeed) as mine:
-        engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
+    wrapped = engine.deepspeed
+    with (
+        _model_on_every_disk(engine, plan.topology, disk),
+        swapped_states.saved(wrapped),
+        checkpoint_files.written(wrapped) as mine,
+    ):
+        wrapped.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
     checksums: list[dict[str, str]] = [{}] * dist.get_world_size()
     dist.all_gather_object(checksums, checkpoint_files.checksums(mine, partial))  # and all ranks have written theirs
     if keeper:
@@ -121,10 +126,11 @@ def require_files(checkpoint: Path, rank: int, disk: Disk) -> None:
 
 def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:
     """Restore parameters and optimizer states, into an engine built the same way."""
+    wrapped = engine.deepspeed
     if "ranks" in read_state(checkpoint):  # DeepSpeed would look for the model files of the ranks on other disks, to load one
-        wrapped = engine.deepspeed
         wrapped._get_all_ckpt_names = lambda folder, tag: [wrapped._get_ckpt_name(folder, tag)] * wrapped.mp_world_size
-    path, _ = engine.deepspeed.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False)
+    with swapped_states.loaded(wrapped):
+        path, _ = wrapped.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False)
     if path is None:
         raise CheckpointError(f"{checkpoint}: DeepSpeed found no checkpoint files for this rank there.")
 

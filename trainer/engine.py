@@ -385,11 +385,25 @@ def _whole_model(
         if slices:
             slices.cut(chunk)
         if sharded:
-            deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"], **options)
+            context = deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"], **options)
+            if context.param_swapper and "param_swapper" not in options:  # one for all: each would remove the files of the last
+                options["param_swapper"] = _reading_once(context.param_swapper)
     skeleton.tie_weights()
     if slices:
         slices.finish()
     return skeleton
+
+
+def _reading_once(swapper: Any) -> Any:
+    """DeepSpeed's swapper of parameters on disks, mended: a parameter that is used twice in a row (a tied embedding, a head
+    whose loss is made part by part) is prefetched twice, which fails."""
+    swap_in = swapper.swap_in
+
+    def once(parameters: list[nn.Parameter], *arguments: Any, **options: Any) -> None:
+        swap_in(list({id(parameter): parameter for parameter in parameters}.values()), *arguments, **options)
+
+    swapper.swap_in = once
+    return swapper
 
 
 def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]) -> torch.optim.Optimizer:

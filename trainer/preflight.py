@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.shards import ShardError, TokenShards, Windows, open_shards
 from data_prep.shards.fingerprint import fingerprint_of, parse_tokenizer
 from data_prep.shards.storage import is_remote, join, read_whole
-from trainer import batch, batch_ramp, config, deepspeed_values, ds_config, run_folder
+from trainer import batch, batch_ramp, config, deepspeed_values, ds_config, offload, run_folder
 from trainer.data.corpus import Corpus, check_same_tokenizer, key_of, open_corpus
 from trainer.metrics import METRICS_FILE
 from trainer.model import (
@@ -110,6 +110,8 @@ class RunPlan:
         for tokens, length in self.corpus.lengths[bool(self.corpus.lengths[0][1] == self.batch.sequence_length) :]:
             yield "windows", f"of {length} tokens from token {tokens:,} on"
         yield "ranks", f"{parallel.describe()}, ZeRO-{section.parallel.zero_stage}, {self.precision}"
+        for line in offload.describe(self.ds_config, self.precision):
+            yield "offload", line
         yield "batch", self.batch.describe()
         if self.whole_logits:
             yield "loss", f"from all logits of a micro-batch at once: {self.whole_logits}"
@@ -141,6 +143,10 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
     shards = corpus.windows[0].shards
     hf_config = _model_config(settings, shards.vocab_size, shards.eod_id)
     whole_logits = _check_model(settings, hf_config, corpus, layout)
+    if offload.disk_paths(engine_settings):
+        skeleton = build.skeleton(hf_config, settings.model.attention)
+        ranks = layout.world_size // layout.tensor
+        offload.complete(engine_settings, max(-(-parameter.numel() // ranks) for parameter in skeleton.parameters()))
 
     folder = Path(settings.run.folder)
     identity = _identity(settings, layout, plan, precision, hf_config, shards)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -23,7 +24,7 @@ from data_prep.shards import ShardError
 from trainer import checkpoint, endings, evaluation, run_folder, takedown_record
 from trainer.data.loader import Loader
 from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
-from trainer.hosts import agreement, compiled_ops, disks
+from trainer.hosts import agreement, compiled_ops, disks, swap_folders
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process
 from trainer.hosts.meeting import Meeting, UnreachableError, lost_contact
@@ -101,6 +102,7 @@ def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPla
         check_precision(plan.precision)
         if process.local_rank == 0:
             compiled_ops.check(plan.ds_config)
+            agreement.check_swap(plan, process)
     hosts = agreement.check(meeting, plan, device_type())
     disk, lock = disks.take(meeting, plan.folder, plan.record)
     step = disks.common_checkpoint(meeting, plan.folder, disk)
@@ -120,7 +122,13 @@ def open_ledger(plan: RunPlan, process: Process) -> Ledger:
 
 
 def train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> None:
-    """The training loop, from the plan to the last checkpoint."""
+    """Train, from the plan to the last checkpoint."""
+    with swap_folders.own_folders(plan.ds_config) as ds_config:
+        _train(replace(plan, ds_config=ds_config), process, device, disk)
+
+
+def _train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) -> None:
+    """The training loop."""
     config = plan.config
     data_rank, dropout_rank = plan.topology.data_rank(process.rank), plan.topology.dropout_rank(process.rank)
     loader = Loader(plan.corpus, plan.batches, data_rank)

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from trainer import offload
+from trainer.hosts import swap_folders
 from trainer.hosts.disks import Disk
-from trainer.hosts.launch_env import places
+from trainer.hosts.launch_env import Process, places
 from trainer.hosts.meeting import Meeting
 from trainer.model import build
 from trainer.preflight import RunPlan
@@ -110,6 +112,26 @@ def check_space(plan: RunPlan, disk: Disk) -> None:
         )
 
 
+def check_swap(plan: RunPlan, process: Process) -> None:
+    """Clear what killed ranks left in each nvme_path of this host. Raises SwapFolderError when it cannot be used, AgreementError
+    when its disk has no room for what the ranks here will write."""
+    needed: dict[int, int] = {}
+    for key, name in offload.disk_paths(plan.ds_config).items():
+        path, dotted = Path(name), f"deepspeed.zero_optimization.{key}.nvme_path"
+        swap_folders.require_usable(path, dotted)
+        swap_folders.clear_stale(path)
+        disk, share = path.stat().st_dev, process.local_world_size / process.world_size
+        per_parameter = offload.disk_bytes(plan.ds_config, key, plan.precision)
+        needed[disk] = needed.get(disk, 0) + round(parameters(plan) * per_parameter * share)
+        free = shutil.disk_usage(path).free
+        if free < needed[disk]:
+            raise AgreementError(
+                f"{dotted} {path} on {platform.node()}: {size_text(free)} are free on its disk, "
+                f"{size_text(needed[disk] - free)} less than the {size_text(needed[disk])} that {process.local_world_size} of "
+                f"{process.world_size} ranks offload there. Free some, name a folder on a larger disk, or use more hosts."
+            )
+
+
 def size_text(count: int) -> str:
     """A number of bytes for a person, to three digits: "1.23 GB", "45.6 KB", "7 bytes"."""
     for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
@@ -122,10 +144,14 @@ def size_text(count: int) -> str:
 def checkpoint_bytes(plan: RunPlan, disk: Disk) -> int:
     """Bytes of a checkpoint on this disk: the parameters as they are computed with, and for its share of the ranks three fp32
     numbers each: master copy, first and second moment (Adam)."""
-    skeleton = build.skeleton(plan.hf_config, plan.config.model.attention)
-    parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     share = len(disk.ranks) / plan.topology.world_size if plan.config.parallel.zero_stage else 1
-    return round(parameters * ((4 if plan.precision == "fp32" else 2) + 12 * share))
+    return round(parameters(plan) * ((4 if plan.precision == "fp32" else 2) + 12 * share))
+
+
+def parameters(plan: RunPlan) -> int:
+    """How many the model has."""
+    skeleton = build.skeleton(plan.hf_config, plan.config.model.attention)
+    return sum(parameter.numel() for parameter in skeleton.parameters())
 
 
 def measure(device: torch.device, hosts: list[str]) -> list[str]:

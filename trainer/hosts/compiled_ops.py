@@ -4,10 +4,14 @@ and without a word."""
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from trainer import offload
 
@@ -16,12 +20,17 @@ QUIET_S = 600
 _SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "9p", "afs", "fuse", "pvfs", "wekafs")
 
 
+class CompiledOpError(ValueError):
+    """An operation that this run needs cannot be compiled."""
+
+
 class BuildLockError(ValueError):
     """An operation that this run needs would wait for a build that nobody does."""
 
 
 def check(ds_config: dict[str, Any]) -> None:
-    """Say which builds are waited for. Raises BuildLockError when an operation that `ds_config` needs has a stale lock."""
+    """Say which builds are waited for. Raises BuildLockError when an operation that `ds_config` needs has a stale lock,
+    CompiledOpError when it cannot be compiled."""
     needed = set(needed_ops(ds_config))
     for lock in locks():
         name, holder = lock.parent.name, _holder(lock)
@@ -36,12 +45,33 @@ def check(ds_config: dict[str, Any]) -> None:
             )
         else:
             print(f"moenda: {lock} is stale: whatever needs {name} waits for ever. Remove it: rm {lock}", flush=True)
+    if "async_io" in needed:
+        _require_async_io()
+
+
+def _require_async_io() -> None:
+    """Raise CompiledOpError when DeepSpeed's reader and writer of disks cannot be compiled here, as it is at its first use."""
+    builder, keys = AsyncIOBuilder(), "deepspeed.zero_optimization with the device nvme"
+    way_out = 'Or set the device to "cpu".'
+    if not builder.is_compatible(verbose=False):
+        raise CompiledOpError(
+            f"{keys} needs a C++ compiler and libaio with its headers, which are not on {socket.gethostname()}: apt-get "
+            f"install g++ libaio-dev (yum: libaio-devel); where they are elsewhere, say so in CFLAGS and LDFLAGS. {way_out}"
+        )
+    try:
+        builder.load(verbose=False)
+    except (RuntimeError, ImportError, subprocess.CalledProcessError) as error:
+        raise CompiledOpError(
+            f"{keys}: DeepSpeed's async_io cannot be compiled on {socket.gethostname()}: {error}. Mend that. {way_out}"
+        ) from None
 
 
 def needed_ops(ds_config: dict[str, Any]) -> Iterator[str]:
     """Operations that the configuration makes DeepSpeed compile."""
-    if offload.device(ds_config, "offload_optimizer") == "cpu":
+    if offload.device(ds_config, "offload_optimizer") != "none":
         yield "cpu_adam"
+    if offload.disk_paths(ds_config):
+        yield from ("pin_memory", "async_io")
 
 
 def locks() -> list[Path]:
