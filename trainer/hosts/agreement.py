@@ -113,8 +113,10 @@ def check_space(plan: RunPlan, disk: Disk) -> None:
 
 
 def check_swap(plan: RunPlan, process: Process) -> None:
-    """Clear what killed ranks left in each nvme_path of this host. Raises SwapFolderError when it cannot be used, AgreementError
-    when its disk has no room for what the ranks here will write."""
+    """Clear what killed ranks left in each nvme_path of this host.
+
+    Raises SwapFolderError when one cannot be used, AgreementError when its disk has no room for what the ranks here will write.
+    """
     needed: dict[int, int] = {}
     for key, name in offload.disk_paths(plan.ds_config).items():
         path, dotted = Path(name), f"deepspeed.zero_optimization.{key}.nvme_path"
