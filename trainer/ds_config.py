@@ -10,6 +10,7 @@ from strict_json import ConfigError
 from trainer import deepspeed_keys, offload
 from trainer.batch import BatchPlan
 from trainer.config import RunConfig
+from trainer.parallel.topology import ParallelSection
 
 ELSEWHERE = {
     "optimizer": "optimizer",
@@ -103,6 +104,7 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     result.setdefault("steps_per_print", 10**9)  # progress is moenda's to print
     _refuse_auto(result)
     offload.check(result, config.parallel.zero_stage, config.parallel.pipeline_stages)
+    _check_hierarchy(result["zero_optimization"].get("zero_hpz_partition_size", 1), config.parallel, batch.data_parallel_size)
     return result
 
 
@@ -147,6 +149,22 @@ def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
     del result["sequence_parallel_size"]
     if parallel.tensor == 1 or parallel.pipeline_stages > 1:  # DeepSpeed's pipeline knows slices by its grid of ranks
         del result["tensor_parallel"]
+
+
+def _check_hierarchy(ranks: int, parallel: ParallelSection, replicas: int) -> None:
+    """Raise ConfigError where DeepSpeed's second partition of parameters, over some of the ranks (hpZ of ZeRO++, arXiv
+    2306.10209), is ignored or fails."""
+    where = f"deepspeed.zero_optimization.zero_hpz_partition_size {ranks}"
+    if ranks > 1 and parallel.zero_stage < 3:
+        raise ConfigError(
+            f"{where} needs ZeRO-3; parallel.zero_stage is {parallel.zero_stage}. Set it to 3, or remove the key."
+        )
+    if ranks > 1 and parallel.tensor * parallel.sequence > 1:
+        raise ConfigError(f"{where}: DeepSpeed would divide over ranks with other slices or parts of windows. Remove the key.")
+    if ranks > 1 and replicas % ranks:
+        fitting = ", ".join(str(count) for count in range(2, replicas + 1) if replicas % count == 0)
+        way_out = f"Set it to one of {fitting}, or remove the key" if fitting else "Remove the key"
+        raise ConfigError(f"{where} does not divide the {replicas} data-parallel ranks. {way_out}.")
 
 
 def _derive_key(result: dict[str, Any], dotted: str, value: float, home: str) -> None:

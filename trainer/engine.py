@@ -66,13 +66,26 @@ class StepResult:
     """Global L2 norm of the gradient before clipping."""
 
 
+GPU_KEYS = (
+    "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights", "super_offload"
+)  # fmt: skip
+"""Of zero_optimization, or of offload_optimizer in it: what DeepSpeed's kernels for GPUs do."""
+
+
 class DeviceError(ValueError):
     """This machine's devices cannot run what is asked."""
 
 
-def check_precision(precision: str) -> None:
-    """Raise DeviceError when the devices of this machine cannot compute in "fp16" or "bf16"."""
+def check_device(precision: str, ds_config: dict[str, Any]) -> None:
+    """Raise DeviceError when the devices of this machine cannot compute in "fp16" or "bf16", or are CPUs and DeepSpeed's
+    configuration is for GPUs alone."""
     accelerator = get_accelerator()
+    zero = ds_config["zero_optimization"]
+    wanted = [key for key in GPU_KEYS if zero.get(key) or (zero.get("offload_optimizer") or {}).get(key)]
+    if wanted and accelerator.device_name() == "cpu":
+        raise DeviceError(
+            f"deepspeed.zero_optimization has {wanted[0]}, which needs a GPU; there are CPUs here. Remove the key."
+        )
     supported = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
     if precision in supported and not supported[precision]():
         others = [name for name, test in supported.items() if test()] + ["fp32"]
@@ -381,21 +394,24 @@ def _whole_model(
     """The stock model filled chunk by chunk; under ZeRO-3 each chunk is sharded before the next is filled."""
     sharded = ds_config["zero_optimization"]["stage"] == 3
     options = {"mpu": groups, "data_parallel_group": groups.sharding} if groups else {}
+    sharding = None  # one for all chunks: each would make groups of ranks, and remove what the last has put on disks
     for chunk in build.materialise(skeleton, dict(build.chunks(skeleton)), **filling):
         if slices:
             slices.cut(chunk)
-        if sharded:
-            context = deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"], **options)
-            if context.param_swapper and "param_swapper" not in options:  # one for all: each would remove the files of the last
-                options["param_swapper"] = _reading_once(context.param_swapper)
+        if sharded and sharding is None:
+            sharding = deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"], **options)
+            if sharding.param_swapper:
+                _read_once(sharding.param_swapper)
+        elif sharded:
+            sharding._convert_to_zero_parameters(chunk.parameters())
     skeleton.tie_weights()
     if slices:
         slices.finish()
     return skeleton
 
 
-def _reading_once(swapper: Any) -> Any:
-    """DeepSpeed's swapper of parameters on disks, mended: a parameter that is used twice in a row (a tied embedding, a head
+def _read_once(swapper: Any) -> None:
+    """Mend DeepSpeed's swapper of parameters on disks: a parameter that is used twice in a row (a tied embedding, a head
     whose loss is made part by part) is prefetched twice, which fails."""
     swap_in = swapper.swap_in
 
@@ -403,7 +419,6 @@ def _reading_once(swapper: Any) -> Any:
         swap_in(list({id(parameter): parameter for parameter in parameters}.values()), *arguments, **options)
 
     swapper.swap_in = once
-    return swapper
 
 
 def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]) -> torch.optim.Optimizer:

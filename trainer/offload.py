@@ -13,6 +13,12 @@ from strict_json import ConfigError
 
 KEYS = ("offload_optimizer", "offload_param")
 """Of DeepSpeed's zero_optimization."""
+DEPRECATED = {
+    "cpu_offload": 'offload_optimizer: {"device": "cpu"}',
+    "cpu_offload_param": 'offload_param: {"device": "cpu"}',
+    "cpu_offload_use_pin_memory": "pin_memory in offload_optimizer and offload_param",
+}
+"""Older keys of the same, and what takes their place."""
 SUB_GROUP = 20_000_000
 """Parameters of a rank whose states are in memory at a time, with an optimizer on disks: DeepSpeed's buffers hold 16 bytes for
 each. Its own default, 10^9, would take more memory than the states of most models."""
@@ -53,6 +59,9 @@ def describe(ds_config: dict[str, Any], precision: str) -> Iterator[str]:
 
 def check(ds_config: dict[str, Any], zero_stage: int, pipeline_stages: int) -> None:
     """Raise ConfigError for a combination that DeepSpeed ignores, or refuses only when it has started."""
+    for key, instead in DEPRECATED.items():
+        if key in ds_config.get("zero_optimization", {}):
+            raise ConfigError(f"deepspeed.zero_optimization.{key}: DeepSpeed has given this key up. Use {instead}.")
     for key in KEYS:
         where, dotted = device(ds_config, key), f"deepspeed.zero_optimization.{key}"
         if where == "none":

@@ -23,7 +23,7 @@ import torch
 from data_prep.shards import ShardError
 from trainer import checkpoint, endings, evaluation, run_folder, takedown_record
 from trainer.data.loader import Loader
-from trainer.engine import build_engine, check_precision, device_name, device_type, process_group
+from trainer.engine import build_engine, check_device, device_name, device_type, process_group
 from trainer.hosts import agreement, compiled_ops, disks, swap_folders
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process
@@ -99,7 +99,7 @@ def agree(meeting: Meeting, config: str, assignments: list[str]) -> tuple[RunPla
     process = meeting.process
     with meeting.together():
         plan = prepare(config, assignments, process.world_size)
-        check_precision(plan.precision)
+        check_device(plan.precision, plan.ds_config)
         if process.local_rank == 0:
             compiled_ops.check(plan.ds_config)
             agreement.check_swap(plan, process)

@@ -113,6 +113,20 @@ def test_an_optimizer_that_steps_late_is_refused():
     )
 
 
+@pytest.mark.parametrize(
+    ("ranks", "parallel", "words"),
+    [
+        (2, {"zero_stage": 2}, "zero_hpz_partition_size 2 needs ZeRO-3; parallel.zero_stage is 2"),
+        (3, {"zero_stage": 3}, "3 does not divide the 2 data-parallel ranks. Set it to one of 2, or remove the key."),
+        (2, {"zero_stage": 3, "sequence": 2}, "over ranks with other slices or parts of windows"),
+    ],
+)
+def test_a_second_partition_needs_ranks_that_it_divides(ranks, parallel, words):
+    section = {"zero_optimization": {"zero_hpz_partition_size": ranks}}
+    assert words in refusal(section, parallel=parallel)
+    assert derive({"zero_optimization": {"zero_hpz_partition_size": 2}}, parallel={"zero_stage": 3})
+
+
 def test_slices_and_parts_have_their_home_in_the_run_file():
     sliced = {"parallel": {"zero_stage": 1, "tensor": 2, "sequence": 2}}
     assert derive({}, **sliced) == {**derive({}), "tensor_parallel": {"autotp_size": 2}}  # DeepSpeed isn't told of parts

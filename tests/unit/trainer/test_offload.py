@@ -50,6 +50,12 @@ def test_what_disks_do_not_take_is_refused(key, more, words):
         offload.check(section(key, "nvme", **more), 3, 1)
 
 
+@pytest.mark.parametrize("key", sorted(offload.DEPRECATED))
+def test_older_keys_are_refused_with_the_newer(key):
+    with pytest.raises(ConfigError, match=f"{key}: DeepSpeed has given this key up. Use .*offload_optimizer|offload_param"):
+        offload.check({"zero_optimization": {key: True}}, 3, 1)
+
+
 def test_states_in_bf16_do_not_go_to_disks():
     config = section("offload_optimizer", "nvme", **PATH) | {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}
     with pytest.raises(ConfigError, match="bf16_master_weights_and_grads with an optimizer on disks"):
