@@ -101,7 +101,7 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
 windows, grouped queries, experts with an auxiliary loss, biases, tied and untied heads, scaled rotary positions."""
 for _name, _config in MORE_FAMILIES.items():
     MORE_FAMILIES[_name] = {"model_type": _name, **_config}
-EAGER = {"bloom", "gemma2"}
+EAGER = {"bloom", "deepseek_v4", "gemma2", "hy_v4", "xlm"}
 """Families without `sdpa`."""
 
 

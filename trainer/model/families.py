@@ -1,16 +1,20 @@
-"""Where embedding, blocks, norm and head live in each Hugging Face architecture, for taking a model apart.
+"""Where embedding, blocks, norm and head live in a Hugging Face causal LM, for taking it apart.
 
-ZeRO runs any causal language model as it is. The pipeline needs the names of the parts: most architectures declare them
-themselves (`base_model_pp_plan` of the configuration class), the others stand in a table here. What the forward pass does
-around the parts is left to the stock code (trainer.model.layers).
+ZeRO runs any causal language model as it is. The pipeline needs the parts, and finds them: the blocks are the
+largest list of modules beside the token embedding; what acts before and after them is seen in a forward pass without
+them (trainer.model.wiring). What the forward pass does around the parts is left to the stock code (trainer.model.layers).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
+
+from trainer.model import wiring
+from trainer.model.wiring import Wiring, WiringError
 
 
 @dataclass(frozen=True)
@@ -21,33 +25,12 @@ class Anatomy:
     """The module whose forward pass runs the blocks."""
     token_embedding: str
     before: tuple[str, ...]
-    """What embedded tokens go through before the blocks: learned positions, norms, projections, dropout."""
+    """What embedded tokens go through before the blocks: learned positions, norms, projections."""
     blocks: str
     after: tuple[str, ...]
     """What follows the last block: norm, projection."""
     head: str
-
-
-@dataclass(frozen=True)
-class Parts:
-    """An architecture's parts by their names within its base module."""
-
-    before: tuple[str, ...]
-    blocks: str
-    after: tuple[str, ...]
-    base: str | None = None
-    """Within the whole model, where it is not Hugging Face's base model."""
-
-
-WITHOUT_PLAN = {
-    "bloom": Parts(("word_embeddings_layernorm",), "h", ("ln_f",)),
-    "gpt2": Parts(("wpe", "drop"), "h", ("ln_f",)),
-    "gpt_bigcode": Parts(("wpe", "drop"), "h", ("ln_f",)),
-    "gpt_neo": Parts(("wpe", "drop"), "h", ("ln_f",)),
-    "opt": Parts(("embed_positions", "project_in"), "layers", ("final_layer_norm", "project_out"), base="model.decoder"),
-    "stablelm": Parts((), "layers", ("norm",)),
-}
-"""Architectures whose configuration declares no plan."""
+    wiring: Wiring
 
 
 class UnsupportedModelError(ValueError):
@@ -62,48 +45,44 @@ def refusal(model_type: str, reason: str) -> UnsupportedModelError:
     )
 
 
-def anatomy(model: nn.Module) -> Anatomy:
-    """The parts of a Hugging Face causal LM; a skeleton will do. Raises UnsupportedModelError when they are not known, or
-    when they don't hold all of its parameters."""
+def anatomy(model: PreTrainedModel) -> Anatomy:
+    """The parts of a Hugging Face causal LM; a skeleton will do. Raises UnsupportedModelError when they are not found, or when
+    they don't hold all of its parameters."""
     kind = model.config.model_type
-    parts = WITHOUT_PLAN.get(kind) or _planned(getattr(model.config, "base_model_pp_plan", None))
-    if parts is None:
-        raise refusal(
-            kind, f"its parts are not known: no base_model_pp_plan, and none of the table {', '.join(sorted(WITHOUT_PLAN))}"
-        )
     names = {id(module): name for name, module in reversed(list(model.named_modules()))}  # a shared module's first name
-    base = parts.base or model.base_model_prefix
-    blocks = f"{base}.{parts.blocks}"
-    modules = dict(model.named_modules())
-    if not isinstance(modules.get(blocks), nn.ModuleList) or model.get_output_embeddings() is None:
-        raise refusal(kind, f"it has no list of blocks {blocks}, or no head")
-    inner = {group: tuple(f"{base}.{name}" for name in getattr(parts, group)) for group in ("before", "after")}
-    present = {group: tuple(name for name in found if name in modules) for group, found in inner.items()}
-    found = Anatomy(
-        base=base,
-        token_embedding=names[id(model.get_input_embeddings())],
-        blocks=blocks,
-        head=names[id(model.get_output_embeddings())],
-        **present,
-    )
-    _check_complete(model, found)
-    return found
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or not isinstance(getattr(embedding, "weight", None), nn.Parameter):
+        raise refusal(kind, "it has no head, or no table of token embeddings")
+    token_embedding = names[id(embedding)]
+    base, lists = token_embedding, {}
+    while base and not lists:
+        base = base.rpartition(".")[0]
+        holder = model.get_submodule(base)
+        lists = {name: one for name, one in holder.named_children() if isinstance(one, nn.ModuleList)} or dict(_lists(holder))
+    if not lists or not base:
+        raise refusal(kind, f"beside {token_embedding}, it has no list of blocks")
+    blocks = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
+    inner = token_embedding[len(base) + 1 :]
+    try:
+        found = wiring.survey(model.get_submodule(base), inner, blocks)
+    except WiringError as error:
+        raise refusal(kind, str(error)) from None
+    before, after = (tuple(f"{base}.{name}" for name in group) for group in (found.before, found.after))
+    parts = Anatomy(base, token_embedding, before, f"{base}.{blocks}", after, names[id(head)], found)
+    _check_complete(model, parts)
+    return parts
 
 
-def _planned(plan: dict[str, Any] | None) -> Parts | None:
-    """Hugging Face's plan maps names, in the forward pass's order, to (inputs, outputs); the blocks take a mask."""
-    if not plan:
-        return None
-    order = list(plan)
-    blocks = next((name for name, (inputs, _) in plan.items() if "attention_mask" in inputs), None)
-    if blocks is None:
-        return None
-    at = order.index(blocks)
-    embedding = {name for name, (inputs, _) in plan.items() if "input_ids" in inputs}
-    return Parts(tuple(name for name in order[:at] if name not in embedding), blocks, tuple(order[at + 1 :]))
+def _lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    """Lists of modules at any depth, but none within another."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield prefix + name, child
+        else:
+            yield from _lists(child, f"{prefix}{name}.")
 
 
-def _check_complete(model: nn.Module, parts: Anatomy) -> None:
+def _check_complete(model: PreTrainedModel, parts: Anatomy) -> None:
     held = [f"{name}." for name in (parts.token_embedding, parts.blocks, parts.head, *parts.before, *parts.after)]
     outside = [name for name, _ in model.named_parameters() if not name.startswith(tuple(held))]
     if outside:

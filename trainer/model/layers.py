@@ -7,13 +7,16 @@ block, for example, is called with the arguments that the stock code has for the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -21,10 +24,7 @@ from trainer.model import document_mask, recompute, routing, stand_in
 from trainer.model.families import Anatomy, anatomy
 from trainer.model.fused_loss import DeferredLogits
 from trainer.model.stand_in import BaseOutput, StandIn
-
-Carried = torch.Tensor | tuple[torch.Tensor, ...]
-"""What goes from layer to layer: hidden states alone, or the tensors of `State` that there are."""
-
+from trainer.model.wiring import MOST_OUTPUTS, TOKENS, Call, Reached, ghost, output_name
 
 Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | DeferredLogits
 """Of the last layer: logits, with experts also their auxiliary loss."""
@@ -34,37 +34,17 @@ class State(NamedTuple):
     """What travels along the row."""
 
     hidden: torch.Tensor
-    """float [batch, sequence, width]; token ids, int64 [batch, sequence], before the embedding."""
+    """float, [batch, sequence, width] in most architectures; token ids, int64 [batch, sequence], before the embedding."""
     positions: torch.Tensor | None = None
     """int64 [batch, sequence], with document masks."""
     routing: torch.Tensor | None = None
     """float32 [2, experts], with an auxiliary loss of experts: see trainer.model.routing."""
-
-    def pack(self) -> Carried:
-        """As DeepSpeed sends it."""
-        there = tuple(part for part in self if part is not None)
-        return there if len(there) > 1 else there[0]
+    others: Mapping[str, Any] = MappingProxyType({})
+    """Whatever else later layers take, by the names of trainer.model.wiring: tensors, or mappings of tuples of them."""
 
 
-def unpack(carried: Carried) -> State:
-    """Positions are the later tensor of integers, routing the one of floats."""
-    if not isinstance(carried, tuple):
-        return State(carried)
-    hidden, *others = carried
-    return State(hidden, **{"routing" if other.is_floating_point() else "positions": other for other in others})
-
-
-class _Reached(Exception):
-    """Ends a stock forward pass where it calls a block, with what it passes: hidden states and other arguments."""
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__()
-        arguments = (options.pop("hidden_states"), *arguments) if "hidden_states" in options else arguments
-        (self.hidden, *self.others), self.options = arguments, options
-
-
-def _stop(*arguments: Any, **options: Any) -> None:
-    raise _Reached(*arguments, **options)
+Inputs = State | torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""Of the first layer: token ids, with document masks also positions."""
 
 
 class Stock:
@@ -72,23 +52,32 @@ class Stock:
 
     def __init__(self, model: PreTrainedModel):
         self.model, self.parts = model, anatomy(model)
+        self.wiring = self.parts.wiring
         self.base = model.get_submodule(self.parts.base)
         self.blocks = list(model.get_submodule(self.parts.blocks))
         self.maskless = document_mask.maskless(model)
         self.tied = f"{self.parts.head}.weight" in model.all_tied_weights_keys
         self.experts = routing.Experts.of(model)
-        self._last: tuple[Any, torch.Tensor | None, list[BlockCall]] | None = None
+        self._width = model.get_input_embeddings().weight.shape[1]
+        self._ghosts = {self._inner(name): ghost(model.get_submodule(name)) for name in self.parts.before}
+        self._dropouts = {name: one for name, one in self.base.named_children() if isinstance(one, nn.Dropout)}
+        self._last: tuple[Any, torch.Tensor | None, list[Call]] | None = None
 
-    def before(self, embedded: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
-        """What the first block receives, from embedded tokens."""
-        try:
-            self._run([StandIn(self.blocks[0], _stop), *self.blocks[1:]], embedded, positions, training, {})
-        except _Reached as call:
-            return call.hidden
-        raise AssertionError("the stock forward pass calls no block")
+    def before(
+        self, embedded: torch.Tensor, tokens: torch.Tensor, positions: torch.Tensor | None, training: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the first block receives, from embedded tokens, and what else the parts before the blocks make for any block."""
+        given = [self.wiring.given(block) for block in range(len(self.blocks))]
+        last = max((block for block, places in enumerate(given) if places), default=0)
+        calls = self._calls_of(last + 1, lambda call: call.hidden, embedded, tokens, positions, training, {})
+        values = {}
+        for places, call in zip(given, calls, strict=False):
+            arguments = call.arguments()
+            values |= {name: pytree.tree_leaves(arguments[key])[leaf] for (key, leaf), name in places.items()}
+        return calls[0].hidden, values
 
-    def calls(self, hidden: torch.Tensor, positions: torch.Tensor | None) -> list[BlockCall]:
-        """What the stock code passes to each block beside hidden states, on whose shape it may depend, not on their values.
+    def calls(self, hidden: torch.Tensor, positions: torch.Tensor | None) -> list[Call]:
+        """What the stock code passes to each block, right in all that follows from the window's shape and its documents.
 
         As in the stock model, all blocks of a micro-batch share masks and rotary embeddings; without documents, so do all
         micro-batches of one shape.
@@ -96,36 +85,23 @@ class Stock:
         key = (hidden.shape, hidden.dtype, hidden.device)
         if self._last is None or self._last[0] != key or self._last[1] is not positions:
             with torch.no_grad():
-                self._last = key, positions, self._recorded(hidden.detach(), positions)
+                states, inputs = hidden.detach(), self._inputs(hidden)
+                replaced = self._ghosts | self._dropping(lambda: False)
+                calls = self._calls_of(len(self.blocks), lambda _: states, *inputs, positions, False, replaced)
+            self._last = key, positions, calls
         return self._last[2]
-
-    def _recorded(self, states: torch.Tensor, positions: torch.Tensor | None) -> list[BlockCall]:
-        calls: list[BlockCall] = []
-
-        def record(*arguments: Any, **options: Any) -> torch.Tensor:
-            call = _Reached(*arguments, **options)
-            calls.append(BlockCall(tuple(call.others), call.options))
-            if len(calls) == len(self.blocks):
-                raise call
-            return states[None]  # see `after`
-
-        try:
-            self._run([StandIn(block, record) for block in self.blocks], states, positions, False, self._skipped(states))
-        except _Reached:
-            return calls
-        raise AssertionError(f"the stock forward pass calls {len(calls)} of {len(self.blocks)} blocks")
 
     def after(self, hidden: torch.Tensor, positions: torch.Tensor | None, training: bool) -> torch.Tensor:
         """What the head receives, from the last block's output."""
-        states = hidden.detach()
-        # With a leading axis of one, it serves stock code that takes a block's output, as well as code that takes the first of
-        # a block's outputs.
-        *earlier, last = self.blocks
-        blocks = [StandIn(block, lambda *_, **__: states[None]) for block in earlier]
-        blocks.append(StandIn(last, lambda *_, **__: hidden[None]))
-        output = self._run(blocks, states, positions, training, self._skipped(states))
-        normed = output.last_hidden_state
-        return normed[0] if normed.dim() > hidden.dim() else normed
+        left = list(self.blocks)
+
+        def block(*_: Any, **__: Any) -> Any:
+            del left[0]
+            return self._output(hidden.detach() if left else hidden)
+
+        replaced = self._ghosts | self._dropping(lambda: not left)
+        blocks = [StandIn(one, block) for one in self.blocks]
+        return self._run(blocks, *self._inputs(hidden), positions, training, replaced).last_hidden_state
 
     def logits(self, hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The whole model's logits, from what `after` gave, with `head` in the place of the stock head's matrix product."""
@@ -135,25 +111,57 @@ class Stock:
         options = {"output_router_logits": False} if self.experts else {}
         return twin(inputs_embeds=hidden, use_cache=False, **options).logits
 
+    def _calls_of(self, count: int, hidden: Callable[[Call], torch.Tensor], *run: Any) -> list[Call]:
+        """The calls of the first `count` blocks, which give `hidden` of their call; `run`: arguments of `_run`."""
+        calls: list[Call] = []
+
+        def record(*arguments: Any, **options: Any) -> Any:
+            calls.append(Call(*arguments, **options))
+            if len(calls) == count:
+                raise Reached(calls[-1])
+            return self._output(hidden(calls[-1]))
+
+        try:
+            self._run([StandIn(block, record) for block in self.blocks], *run)
+        except Reached:
+            return calls
+        raise AssertionError(f"the stock forward pass calls {len(calls)} of {len(self.blocks)} blocks")
+
+    def _output(self, hidden: torch.Tensor) -> Any:
+        return self.wiring.output(hidden, *[None] * MOST_OUTPUTS)
+
+    def _inputs(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedded tokens and tokens of the right shapes."""
+        window = self.wiring.window(hidden)
+        return hidden.new_zeros((*window, self._width)), hidden.new_zeros(window, dtype=torch.int64)
+
     def _run(
-        self, blocks: list[Any], states: torch.Tensor, positions: torch.Tensor | None, training: bool, replaced: dict[str, Any]
+        self,
+        blocks: list[Any],
+        embedded: torch.Tensor,
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None,
+        training: bool,
+        replaced: dict[str, Any],
     ) -> Any:
-        twin = stand_in.twin(self.base, {self.parts.blocks[len(self.parts.base) + 1 :]: blocks, **replaced})
+        embedding = StandIn(self.model.get_input_embeddings(), lambda *_, **__: embedded)
+        parts = {self._inner(self.parts.token_embedding): embedding, self._inner(self.parts.blocks): blocks}
+        twin = stand_in.twin(self.base, {**parts, **replaced})
         twin.training = training
         options = {} if positions is None else document_mask.position_arguments(twin, positions)
-        return twin(inputs_embeds=states, use_cache=False, **options)
+        return twin(input_ids=tokens, use_cache=False, **options)
 
-    def _skipped(self, states: torch.Tensor) -> dict[str, Any]:
-        """Stand-ins for the parts before the blocks that yield something of the right shape."""
-        names = [name[len(self.parts.base) + 1 :] for name in self.parts.before]
-        return {name: StandIn(self.base.get_submodule(name), lambda *_, **__: states) for name in names}
+    def _dropping(self, acts: Callable[[], bool]) -> dict[str, StandIn]:
+        """Dropout modules that draw random numbers where they act, and there only."""
 
+        def dropping(one: nn.Module) -> StandIn:
+            return StandIn(one, lambda hidden: one(hidden) if acts() else hidden)
 
-class BlockCall(NamedTuple):
-    """What stock code passes to a block beside hidden states."""
+        return {name: dropping(one) for name, one in self._dropouts.items()}
 
-    others: tuple[Any, ...]
-    options: dict[str, Any]
+    def _inner(self, name: str) -> str:
+        """A part's name within the base module."""
+        return name[len(self.parts.base) + 1 :]
 
 
 class Layer(nn.Module):
@@ -178,19 +186,19 @@ class Layer(nn.Module):
 class TokenEmbedding(Layer):
     """Token ids -> embedded tokens."""
 
-    def forward(self, carried: Carried) -> Carried:
-        state = unpack(carried)
-        return state._replace(hidden=self.embedding(state.hidden)).pack()
+    def forward(self, inputs: Inputs) -> State:
+        tokens, positions, *_ = inputs if isinstance(inputs, tuple) else (inputs, None)
+        return State(self.embedding(tokens), positions, others={TOKENS: tokens})
 
 
 class Before(Layer):
     """What the stock model does to embedded tokens: positions, scales, norms, dropout."""
 
-    def forward(self, carried: Carried) -> Carried:
-        state = unpack(carried)
-        hidden = self.stock.before(state.hidden, state.positions, self.training)
-        experts = self.stock.experts
-        return State(hidden, state.positions, experts.nothing(hidden.device) if experts else None).pack()
+    def forward(self, state: State) -> State:
+        tokens, experts = state.others[TOKENS], self.stock.experts
+        hidden, given = self.stock.before(state.hidden, tokens, state.positions, self.training)
+        routed = experts.nothing(hidden.device) if experts else None
+        return State(hidden, state.positions, routed, self.stock.wiring.left({TOKENS: tokens, **given}, -1))
 
 
 class Block(Layer):
@@ -201,21 +209,36 @@ class Block(Layer):
         self.index = index
         self.recompute: recompute.Recompute | None = None
 
-    def forward(self, carried: Carried) -> Carried:
-        state = unpack(carried)
+    def forward(self, state: State) -> State:
         with self._documents(state.positions):
             call = self.stock.calls(state.hidden, state.positions)[self.index]
         if self.recompute and self.training:
-            return State(*checkpoint(self._run, call, *state, use_reentrant=False, **self.recompute.options())).pack()
-        return self._run(call, *state).pack()
+            return checkpoint(self._run, call, *state, use_reentrant=False, **self.recompute.options())
+        return self._run(call, *state)
 
-    def _run(self, call: BlockCall, hidden: torch.Tensor, positions: torch.Tensor | None, routed: torch.Tensor | None) -> State:
+    def _run(
+        self,
+        call: Call,
+        hidden: torch.Tensor,
+        positions: torch.Tensor | None,
+        routed: torch.Tensor | None,
+        others: Mapping[str, Any],
+    ) -> State:
+        wiring, index = self.stock.wiring, self.index
+        taken = {place: others.get(name) for place, name in wiring.takes[index].items()}
+        shared = {place: copy.copy(call.arguments()[place[0]]) for place in taken if place[1] is None}
+        for place, empty in shared.items():  # not the one of other micro-batches, nor of a run before recomputing
+            empty.update(taken[place] or {})
+        arguments, options = call.filled(taken | shared)
         # here and not around the step: other micro-batches pass before this one's activations are recomputed
         with self._documents(positions), routing.observed(self.block, self.stock.experts) as gates:
-            output = self.block(hidden, *call.others, **call.options)
+            output = self.block(hidden, *arguments, **options)
         if gates:
             routed = self.stock.experts.add(routed, gates)
-        return State(output[0] if isinstance(output, tuple) else output, positions, routed)
+        first, *more = output if isinstance(output, (tuple, list)) else (output,)
+        made = {output_name(index, number): value for number, value in enumerate(more, 1) if value is not None}
+        made |= {wiring.takes[index][place]: dict(mapping) for place, mapping in shared.items() if mapping}
+        return State(first, positions, routed, wiring.left({**others, **made}, index))
 
     @contextmanager
     def _documents(self, positions: torch.Tensor | None) -> Iterator[None]:
@@ -229,10 +252,8 @@ class Block(Layer):
 class After(Layer):
     """What follows the last block: norms, projections."""
 
-    def forward(self, carried: Carried) -> Carried:
-        state = unpack(carried)
-        hidden = self.stock.after(state.hidden, state.positions, self.training)
-        return State(hidden, None, state.routing).pack()
+    def forward(self, state: State) -> State:
+        return State(self.stock.after(state.hidden, state.positions, self.training), None, state.routing)
 
 
 class Head(Layer):
@@ -242,18 +263,15 @@ class Head(Layer):
     fused = False
     """Give DeferredLogits, for their loss alone, in place of logits."""
 
-    def forward(self, carried: Carried) -> Output:
-        return self._through(self.head, list(self.head.parameters()), carried)
+    def forward(self, state: State) -> Output:
+        return self._through(self.head, list(self.head.parameters()), state)
 
-    def tied(self, embedding: TokenEmbedding, carried: Carried) -> Output:
+    def tied(self, embedding: TokenEmbedding, state: State) -> Output:
         """The same with the token embedding's weight."""
         weight = embedding.embedding.weight
-        return self._through(lambda hidden: functional.linear(hidden, weight), [weight], carried)
+        return self._through(lambda hidden: functional.linear(hidden, weight), [weight], state)
 
-    def _through(
-        self, head: Callable[[torch.Tensor], torch.Tensor], parameters: list[nn.Parameter], carried: Carried
-    ) -> Output:
-        state = unpack(carried)
+    def _through(self, head: Callable[[torch.Tensor], torch.Tensor], parameters: list[nn.Parameter], state: State) -> Output:
         experts, tokens = self.stock.experts, state.hidden.shape[:2].numel()
         auxiliary = None if state.routing is None else experts.loss(state.routing, tokens)
         if self.fused:
@@ -274,14 +292,14 @@ def row(model: PreTrainedModel) -> list[Layer]:
     parts: Anatomy = stock.parts
     shared = _shared(model, parts)
     layers: list[Layer] = [TokenEmbedding(stock, {"embedding": parts.token_embedding})]
-    layers.append(Before(stock, {**_attributes(parts.before), **shared}))
+    layers.append(Before(stock, {**_attributes(parts, parts.before), **shared}))
     layers += [Block(stock, {"block": f"{parts.blocks}.{i}", **shared}, i) for i in range(len(stock.blocks))]
-    layers.append(After(stock, {**_attributes(parts.after), **shared}))
+    layers.append(After(stock, {**_attributes(parts, parts.after), **shared}))
     layers.append(Head(stock, {} if stock.tied else {"head": parts.head}))
     return layers
 
 
-def run(layers: list[Layer], inputs: Carried) -> Output:
+def run(layers: list[Layer], inputs: Inputs) -> Output:
     """The whole row in one process."""
     *rest, head = layers
     for layer in rest:
@@ -291,10 +309,10 @@ def run(layers: list[Layer], inputs: Carried) -> Output:
 
 def _shared(model: PreTrainedModel, parts: Anatomy) -> dict[str, str]:
     """The base model's modules without parameters, which every layer has: rotary embeddings, for example."""
-    own = {parts.token_embedding, parts.blocks, *parts.before, *parts.after}
-    names = [f"{parts.base}.{name}" for name, _ in model.get_submodule(parts.base).named_children()]
-    return _attributes(tuple(name for name in names if name not in own))
+    children = model.get_submodule(parts.base).named_children()
+    names = [f"{parts.base}.{name}" for name, child in children if not any(True for _ in child.parameters())]
+    return _attributes(parts, names)
 
 
-def _attributes(names: tuple[str, ...]) -> dict[str, str]:
-    return {f"stock_{name.rpartition('.')[2]}": name for name in names}
+def _attributes(parts: Anatomy, names: Iterable[str]) -> dict[str, str]:
+    return {f"stock_{name[len(parts.base) + 1 :].replace('.', '_')}": name for name in names}

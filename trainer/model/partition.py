@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from trainer.model import build, layers, recompute, tensor_parallel
-from trainer.model.layers import Block, Carried, Head, Layer, Output, State
+from trainer.model.layers import Block, Head, Layer, Output, State
 
 FILE = "layer_seconds.json"
 """In the run folder."""
@@ -169,26 +170,28 @@ def _release(layer: Layer) -> None:
             setattr(owner, name, nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad))
 
 
-def _seconds(run: Callable[[Carried], Output], state: State, loss: Loss | None) -> tuple[float, State | None]:
+def _seconds(run: Callable[[State], Output | State], state: State, loss: Loss | None) -> tuple[float, State | None]:
     """(median seconds, the layer's output); with the loss, the layer is the last."""
     times = []
     for _ in range(1 + ROUNDS):
-        inputs = State(*(_leaf(part) for part in state))
+        inputs = _each(state, _leaf)
         begin = _now(state.hidden.device)
-        output = run(inputs.pack())
+        output = run(inputs)
         if loss is None:
-            hidden = layers.unpack(output).hidden
-            hidden.backward(torch.ones_like(hidden))
+            output.hidden.backward(torch.ones_like(output.hidden))
         else:
             targets = torch.zeros(inputs.hidden.shape[:2], dtype=torch.int64, device=inputs.hidden.device)
             loss(output, (targets, torch.ones((), device=targets.device))).backward()
         times.append(_now(state.hidden.device) - begin)
-    after = None if loss is not None else State(*(None if p is None else p.detach() for p in layers.unpack(output)))
-    return statistics.median(times[1:]), after
+    return statistics.median(times[1:]), None if loss is not None else _each(output, torch.Tensor.detach)
 
 
-def _leaf(part: torch.Tensor | None) -> torch.Tensor | None:
-    return part if part is None or not part.is_floating_point() else part.detach().requires_grad_()
+def _each(state: State, change: Callable[[torch.Tensor], torch.Tensor]) -> State:
+    return State(*pytree.tree_map_only(torch.Tensor, change, (*state[:3], dict(state.others))))
+
+
+def _leaf(part: torch.Tensor) -> torch.Tensor:
+    return part.detach().requires_grad_() if part.is_floating_point() else part
 
 
 def _now(device: torch.device) -> float:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeDataParallelTopology, PipeModelDataParallelTopology, ProcessTopology
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from trainer.model import build, layers, partition, recompute
+from trainer.model import build, layers, partition, recompute, wire
 from trainer.model.build import Weights
-from trainer.model.layers import Block, Carried, Head, Layer, Output, TokenEmbedding
+from trainer.model.layers import Block, Head, Inputs, Layer, Output, TokenEmbedding
 from trainer.model.tensor_parallel import Slices
+from trainer.model.wire import Wire
 from trainer.parallel.topology import Topology
 
 EMBEDDING_KEY = "token_embedding"
@@ -82,6 +82,7 @@ class CausalLMPipeline(PipelineModule):
         self._plain: dict[str, Any] = {"skeleton": skeleton, "row": row, "costs": costs}  # not to be registered as submodules
         self._slices = slices
         self._filled = lambda names: build.materialise(skeleton, names, device, dtype, seed, weights)
+        self._receiver = wire.Receiver()
         build.place_buffers(skeleton, device)  # those outside of the layers too: stock code between the blocks may use them
         super().__init__(layers=specifications(row), topology=grid_of(topology), loss_fn=loss, partition_method="costs")
 
@@ -110,47 +111,7 @@ class CausalLMPipeline(PipelineModule):
         """A layer's files, one for each slice: DeepSpeed reads this rank's, and would count those that this disk holds."""
         return [self.ckpt_layer_path(ckpt_dir, local_layer_idx)] * self._grid.get_slice_parallel_world_size()
 
-    def forward(self, carried: Carried) -> Output:
-        """Run this stage's layers. Between stages, routing travels in a row of the hidden states."""
-        experts = self._plain["row"][0].stock.experts
-        if experts is None:
-            return super().forward(carried)
-        if self.stage_id > 0:
-            carried = _apart(carried, experts.number)
-        carried = super().forward(carried)
-        return carried if self.stage_id == self.num_stages - 1 else _joined(carried)
-
-
-def _joined(carried: Carried) -> Carried:
-    """Routing appended to the hidden states as rows of the first sequence: DeepSpeed runs a stage's backward pass once for each
-    tensor that it sends."""
-    state = layers.unpack(carried)
-    bits = _Bits.apply(state.routing.flatten(), state.hidden.dtype)
-    batch, _, width = state.hidden.shape
-    rows = functional.pad(bits, (0, -bits.numel() % width)).view(1, -1, width)
-    rows = functional.pad(rows, (0, 0, 0, 0, 0, batch - 1))
-    return layers.State(torch.cat([state.hidden, rows], dim=1), state.positions).pack()
-
-
-def _apart(carried: Carried, experts: int) -> Carried:
-    """The inverse of `_joined`."""
-    state = layers.unpack(carried)
-    width, ratio = state.hidden.size(2), 4 // state.hidden.element_size()
-    rows = -(-2 * experts * ratio // width)
-    # split, whose gradient is joined again: that of two slices is added up, and sums don't keep bits
-    hidden, extra = state.hidden.split([state.hidden.size(1) - rows, rows], dim=1)
-    routing = _Bits.apply(extra[0].flatten()[: 2 * experts * ratio], torch.float32)
-    return layers.State(hidden, state.positions, routing.view(2, experts)).pack()
-
-
-class _Bits(torch.autograd.Function):
-    """The same bits as another floating-point type, in the gradient, too."""
-
-    @staticmethod
-    def forward(context: Any, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        context.dtype = values.dtype
-        return values.contiguous().view(dtype)
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient.contiguous().view(context.dtype), None
+    def forward(self, inputs: Inputs | Wire) -> Output | Wire:
+        """Run this stage's layers: from what the stage before sent, or the batch, to what the next one gets, or the output."""
+        output = super().forward(inputs if self.stage_id == 0 else self._receiver.state(inputs))
+        return output if self.stage_id == self.num_stages - 1 else wire.sent(output)

@@ -7,23 +7,28 @@ is built on the CPU in float32; its row of layers must give the stock model's lo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from trainer.model import build, layers, routing
+from trainer.model import build, layers, routing, wire
 from trainer.model.families import refusal
 
 TOLERANCE = 1e-5
 """Relative to the largest logit, and to each parameter's largest gradient."""
 SHAPE = (2, 24)
 """Batch and window of the probe."""
-LAYERS = 4
+LAYERS, MOST_LAYERS = 4, 12
+"""Of a small model, where there are few kinds of layers, and many."""
+LARGEST = 1 << 26
+"""Parameters of a small model."""
 SMALL = {
     "vocab_size": 96,
+    "vocab_size_per_layer_input": 96,
     "hidden_size": 64,
+    "hidden_size_per_layer_input": 8,
     "word_embed_proj_dim": 64,
     "intermediate_size": 48,
     "moe_intermediate_size": 32,
@@ -34,6 +39,9 @@ SMALL = {
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 16,
     "qk_head_dim": 32,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+    "index_topk": 4,
     "rotary_dim": 8,
     "linear_head_dim": 16,
     "linear_num_key_heads": 2,
@@ -53,6 +61,10 @@ SMALL = {
     "max_position_embeddings": 128,
 }
 """Values that a small model has, where the configuration has the key and a larger value."""
+HEADS = ("num_attention_heads", "num_key_value_heads")
+WITHIN_HEADS = tuple(key for key in SMALL if key.endswith(("head_dim", "lora_rank", "rotary_dim")))
+WIDTHS = ("hidden_size", "word_embed_proj_dim", *HEADS)
+"""Sizes that some classes want in a certain ratio: where they refuse smaller ones, these stay, those of heads first."""
 
 
 def check(config: PretrainedConfig, attention: str) -> None:
@@ -76,12 +88,12 @@ def check(config: PretrainedConfig, attention: str) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
 
 
 def small_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
     """A small model of the same architecture with random parameters, in training mode. Raises what its class raises."""
-    model = build.skeleton(small_config(config), attention)
+    model = build.skeleton(small_config(config, attention), attention)
     list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, seed=0))
     model.tie_weights()
     generator = torch.Generator().manual_seed(0)
@@ -91,53 +103,90 @@ def small_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
     return model.train()
 
 
-def small_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration with fewer layers (each kind of them still there) and smaller sizes."""
-    values = config.to_dict()
-    names = {key: type(config).attribute_map.get(key, key) for key in (*SMALL, *_HEADS, "num_hidden_layers")}
+def small_config(config: PretrainedConfig, attention: str = "sdpa") -> PretrainedConfig:
+    """The configuration with fewer layers (each kind of them still there) and smaller sizes. Raises what its class raises."""
+    first: Exception | None = None
+    for kept in ((), WITHIN_HEADS, (*WITHIN_HEADS, *WIDTHS)):
+        try:
+            small = _smaller(config, kept)
+            model = build.skeleton(small, attention)
+        except Exception as error:  # sizes that this class does not allow beside each other
+            first = first or error
+            continue
+        if sum(p.numel() for p in model.parameters()) <= LARGEST:
+            return small
+    raise first or ValueError(f"with {LAYERS} layers, it still has more than {LARGEST:,} parameters")
+
+
+def _smaller(config: PretrainedConfig, kept: tuple[str, ...]) -> PretrainedConfig:
+    """A small configuration in which the sizes `kept` (common names) are as they were."""
+    values, names = config.to_dict(), type(config).attribute_map
+    sizes = {names.get(key, key): small for key, small in SMALL.items() if key not in kept}
+    heads = () if HEADS[0] in kept else tuple(names.get(key, key) for key in HEADS)
+    layers, shared = names.get("num_hidden_layers", "num_hidden_layers"), "num_kv_shared_layers"
     total = config.num_hidden_layers
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, (list, tuple)) and len(value) == total and key != "architectures":
-            changes[key] = _condensed(list(value))
-    changes[names["num_hidden_layers"]] = LAYERS
-    for key, small in SMALL.items():
-        value = values.get(names[key])
-        if isinstance(value, int) and not isinstance(value, bool) and value > small:
-            changes[names[key]] = small
-    heads, groups = (getattr(config, key, None) for key in _HEADS)
-    if heads:
-        changes[names["num_attention_heads"]] = 4
-    if heads and groups and names["num_key_value_heads"] in values:
-        changes[names["num_key_value_heads"]] = 4 if groups == heads else max(1, min(2, groups))
+    apart = {int(layer): own for layer, own in (values.pop("per_layer_config", None) or {}).items()}
+    changes = _small_values(values, sizes, heads)
+    apart = {layer: _small_values(values | own, sizes, heads, own) for layer, own in apart.items()}
+    lists = {
+        key: changes.get(key, value)
+        for key, value in values.items()
+        if isinstance(value, (list, tuple)) and len(value) == total and key != "architectures"
+    }
+    last = total - (values.get(shared) or 0)
+    kinds = [repr(([row[i] for row in lists.values()], apart.get(i), i >= last)) for i in range(total)]
+    chosen = _chosen(kinds)
+    changes |= {key: [row[i] for i in chosen] for key, row in lists.items()}
+    changes[layers] = len(chosen)
+    if shared in values:
+        changes[shared] = sum(i >= last for i in chosen)
+    if apart:
+        changes["per_layer_config"] = {place: apart[i] for place, i in enumerate(chosen) if i in apart}
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = values.get(key)
-        changes[key] = None if value is None else 0
+        changes[key] = None if values.get(key) is None else 0
     return type(config).from_dict({**values, **changes})
 
 
-_HEADS = ("num_attention_heads", "num_key_value_heads")
+def _small_values(
+    values: dict[str, Any], sizes: dict[str, int], heads: tuple[str, ...], only: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The smaller of these values, all or those of the keys `only`."""
+    changes = {}
+    for key, small in sizes.items():
+        value = values.get(key)
+        if isinstance(value, list):
+            changes[key] = [min(one, small) if isinstance(one, int) else one for one in value]
+        elif isinstance(value, int) and not isinstance(value, bool) and value > small:
+            changes[key] = small
+    if heads and values.get(heads[0]):
+        count, groups = values[heads[0]], values.get(heads[1])
+        changes[heads[0]] = 4
+        if groups:
+            changes[heads[1]] = 4 if groups == count else max(1, min(2, groups))
+    return changes if only is None else {key: changes.get(key, values[key]) for key in only}
 
 
-def _condensed(values: list[Any]) -> list[Any]:
-    """Per-layer values for fewer layers: each different one, then from the first on."""
-    different: list[Any] = []
-    for value in values:
-        if value not in different:
-            different.append(value)
-    return list(itertools.islice(itertools.cycle(different), LAYERS))
+def _chosen(kinds: list[str]) -> list[int]:
+    """Layers that stand for all: the first of each kind, and the last of all."""
+    first = sorted({kind: layer for layer, kind in reversed(list(enumerate(kinds)))}.values())[: MOST_LAYERS - 1]
+    chosen = {*first, len(kinds) - 1}
+    more = (layer for layer in itertools.cycle(range(len(kinds))) if layer not in chosen or len(chosen) == len(kinds))
+    result = sorted(chosen)
+    while len(result) < LAYERS:
+        result.append(next(more))
+    return sorted(result)
 
 
 def compare(model: PreTrainedModel, row: list[layers.Layer], positions: torch.Tensor | None = None) -> tuple[float, float]:
     """Largest relative differences of the row from the stock model: of logits, and of parameters' gradients."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(model.config.vocab_size, SHAPE, generator=generator)
-    direction = torch.randn(*SHAPE, model.config.vocab_size, generator=generator)
-    results = []
+    direction, results = None, []
     for run in (_stock, _row):
         model.zero_grad()
         torch.manual_seed(2)
         logits, auxiliary = run(model, row, tokens)
+        direction = torch.randn(logits.shape, generator=generator) if direction is None else direction
         ((logits * direction).mean() + auxiliary).backward()
         results.append((logits.detach(), dict(_gradients(model))))
     (logits, gradients), (other, others) = results
@@ -153,7 +202,11 @@ def _stock(model: PreTrainedModel, _row: list[layers.Layer], tokens: torch.Tenso
 
 
 def _row(_model: PreTrainedModel, row: list[layers.Layer], tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
-    output = layers.run(row, tokens)
+    *rest, head = row
+    state: Any = tokens
+    for layer in rest:  # each as if it were a stage of its own
+        state = wire.Receiver().state(wire.sent(layer(state)))
+    output = head.tied(rest[0], state) if head.stock.tied else head(state)
     return output if isinstance(output, tuple) else (output, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Stages of equal size, and routing on its way between them."""
+"""Stages of equal size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.models import FAMILIES
 from trainer.engine import pipeline_loss
 from trainer.model import build, layers, partition
-from trainer.model.pipeline import _apart, _joined
 
 costs = st.lists(st.one_of(st.just(0.0), st.floats(0.01, 100)), min_size=1, max_size=8)
 
@@ -87,19 +86,3 @@ def test_a_run_keeps_its_first_measurement(tmp_path):
     file = tmp_path / "run" / partition.FILE
     assert partition._remembered(file, lambda: [0.1, 1 / 3]) == [0.1, 1 / 3]
     assert partition._remembered(file, lambda: pytest.fail("measured again")) == [0.1, 1 / 3]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("experts", [3, 8, 60])
-def test_routing_travels_in_the_hidden_states_bit_by_bit(dtype, experts):
-    hidden = torch.randn(2, 5, 16).to(dtype).requires_grad_()
-    routing = torch.randn(2, experts).requires_grad_()
-    positions = torch.arange(5).repeat(2, 1)
-    sent = _joined((hidden, positions, routing))
-    arrived = sent[0].detach().requires_grad_(), sent[1]
-    got = layers.unpack(_apart(arrived, experts))
-    assert torch.equal(got.hidden, hidden) and torch.equal(got.routing, routing) and torch.equal(got.positions, positions)
-    of_hidden, of_routing = torch.randn_like(hidden), torch.randn_like(routing)
-    torch.autograd.backward([got.hidden, got.routing], [of_hidden, of_routing])
-    sent[0].backward(arrived[0].grad)
-    assert torch.equal(hidden.grad, of_hidden) and torch.equal(routing.grad, of_routing)
