@@ -36,6 +36,30 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**_ROTARY, "model_type": "llama"},
 }
 
+_LATENT = {  # DeepSeek's attention
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+    "index_topk": 8,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "pad_token_id": None,
+}
+_PER_LAYER = {  # inputs of each layer's own; the second half of the layers takes keys and values of the first
+    "head_dim": 16,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 8,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 512,
+    "tie_word_embeddings": True,
+}
 _EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": True, "router_aux_loss_coef": 0.1}
 _SCALED = {**_ROTARY, "model_type": "llama", "max_position_embeddings": 8}  # windows are of 32 tokens
 
@@ -51,8 +75,26 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "tie_word_embeddings": True,
     },
+    "deepseek_v4": {
+        **_ROTARY,
+        **{
+            key: value for key, value in _LATENT.items() if key.startswith(("index", "moe", "n_routed", "num", "pad", "q_lora"))
+        },
+        "head_dim": 32,
+        "num_key_value_heads": 1,
+        "sliding_window": 8,
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+        "o_groups": 2,
+        "o_lora_rank": 16,
+    },
+    "dots3_note_text": {**_ROTARY, **_LATENT},
+    "falcon": {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "alibi": True},
+    "gemma3n_text": {**_ROTARY, **_PER_LAYER, "laurel_rank": 8},
+    "gemma4_text": {**_ROTARY, **_PER_LAYER, "global_head_dim": 32},
+    "glm_moe_dsa": {**_ROTARY, **_LATENT, "indexer_types": ["full", "shared"] * 2},
     "gptj": {"n_embd": 64, "n_layer": 4, "n_head": 4, "rotary_dim": 8, "n_positions": "auto"},
     "granite": {**_ROTARY, "embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.5},
+    "hy_v4": {**_ROTARY, **_LATENT},
     "llama-dynamic": {**_SCALED, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
     "llama-linear": {**_SCALED, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
     "llama-llama3": {

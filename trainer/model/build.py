@@ -33,6 +33,8 @@ from trainer.state import derive_seed
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions")
 """Names under which configurations keep the largest number of positions."""
+PER_LAYER_VOCABULARY = "vocab_size_per_layer_input"
+HEAD_KEYS = ("num_attention_heads", "num_key_value_heads")
 VOCABULARY_MULTIPLE = 64
 """An "auto" vocabulary is padded to this multiple: matrix products on tensor cores want it."""
 
@@ -117,7 +119,7 @@ def _inline_config(
         rope.check_given(values, defaults, origin, sequence_length, trained)
     config_values.check(values, defaults, origin)
     padded = -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    derived = {"vocab_size": padded, **dict.fromkeys(POSITION_KEYS, sequence_length)}
+    derived = {"vocab_size": padded, PER_LAYER_VOCABULARY: padded, **dict.fromkeys(POSITION_KEYS, sequence_length)}
     values = {key: derived[key] if value == "auto" and key in derived else value for key, value in values.items()}
     token_ids = {"eos_token_id": eod_id, "bos_token_id": eod_id} if closed else {}
     try:
@@ -142,9 +144,11 @@ def _check_not_encoder(defaults: PretrainedConfig, values: dict[str, Any]) -> No
 
 
 def _read_if_there(config: PretrainedConfig) -> set[str]:
-    """Keys that the causal LM's code reads where a configuration has them, such as Qwen3-MoE's head_dim."""
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return set(re.findall(r'getattr\(\s*(?:self\.)?config,\s*"(\w+)"', inspect.getsource(sys.modules[causal.__module__])))
+    """Keys that the causal LM's code reads where a configuration has them, such as Qwen3-MoE's head_dim, or that its
+    configuration class takes for others, such as Gemma 4's global_head_dim."""
+    causal, own = (sys.modules[one.__module__] for one in (MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], type(config)))
+    read = re.findall(r'getattr\(\s*(?:self\.)?config,\s*"(\w+)"', inspect.getsource(causal))
+    return {*read, *re.findall(r'kwargs\.(?:get|pop)\(\s*"(\w+)"', inspect.getsource(own))}
 
 
 def _changed(trained: PretrainedConfig, values: dict[str, Any]) -> dict[str, Any]:
@@ -174,11 +178,17 @@ def check_fits(config: PretrainedConfig, vocab_size: int, sequence_length: int) 
             f"data.sequence_length is {sequence_length} tokens, the model has {positions} positions. "
             f"Set data.sequence_length to at most {positions}, or the model's positions to at least {sequence_length}{rotary}."
         )
-    heads, key_heads = (getattr(config, key, None) for key in ("num_attention_heads", "num_key_value_heads"))
-    if isinstance(heads, int) and isinstance(key_heads, int) and key_heads and heads % key_heads:
+    for heads, key_heads in zip(*(config_values.of_layers(config, key) for key in HEAD_KEYS), strict=True):
+        if isinstance(heads, int) and isinstance(key_heads, int) and key_heads and heads % key_heads:
+            raise ModelError(
+                f"the model has {heads} heads (num_attention_heads), no multiple of its {key_heads} key heads: set "
+                f"num_key_value_heads in model.config, whose default may be for another size, to a divisor of {heads}."
+            )
+    table = getattr(config, PER_LAYER_VOCABULARY, None)
+    if table is not None and table < vocab_size and getattr(config, "hidden_size_per_layer_input", 1):
         raise ModelError(
-            f"the model has {heads} heads (num_attention_heads), no multiple of its {key_heads} key heads: set "
-            f"num_key_value_heads in model.config, whose default may be for another size, to a divisor of {heads}."
+            f"the shards use {vocab_size} token ids, the model's table of inputs of each layer's own has {table}. Set "
+            f'{PER_LAYER_VOCABULARY} to at least {vocab_size} in model.config (or "auto").'
         )
 
 
@@ -226,12 +236,15 @@ def shape(model: PreTrainedModel, sequence_length: int) -> ModelShape:
     tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
     matmuls = sum(p.numel() for p in model.parameters() if id(p) not in tables or p is head)
     config = model.config
-    heads = getattr(config, "num_attention_heads", 0)  # none in a state-space model
-    head_width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    heads = config_values.of_layers(config, "num_attention_heads", 0)  # none in a state-space model
+    widths = [
+        count * (width or (config.hidden_size // count if count else 0))
+        for count, width in zip(heads, config_values.of_layers(config, "head_dim"), strict=True)
+    ]
     return ModelShape(
         parameters_in_matmuls=matmuls,
         num_layers=config.num_hidden_layers,
-        attention_width=heads * head_width,
+        attention_width=round(sum(widths) / len(widths)),
         sequence_length=sequence_length,
     )
 

@@ -47,6 +47,13 @@ def check(values: dict[str, Any], defaults: PretrainedConfig, origin: str) -> No
         raise ConfigError("\n  ".join(["numbers that no model works with:", *mistakes] if len(mistakes) > 1 else mistakes))
 
 
+def of_layers(config: PretrainedConfig, key: str, default: Any = None) -> list[Any]:
+    """A key's value in each layer, where layers have values of their own (`per_layer_config`); elsewhere the one for all."""
+    if not config.is_heterogeneous:
+        return [getattr(config, key, default)]
+    return [getattr(layer, key, default) for layer in config.per_layer_config]
+
+
 def _allowed(key: str, value: float) -> str | None:
     """What a number of this name may be, where `value` is something else."""
     if not math.isfinite(value):

@@ -25,7 +25,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trainer.data.loader import MicroBatch
-from trainer.model import document_mask
+from trainer.model import config_values, document_mask
 
 ATTENTIONS = ("sdpa", *document_mask.FLASH)
 """Hugging Face's names of attention functions that can be called with a share of the heads."""
@@ -165,7 +165,7 @@ def check(model: PreTrainedModel, attention: str, lengths: Iterable[int], ranks:
                 f"{' or '.join(map(str, near))} (data.sequence_length, and the lengths of a curriculum), or sequence to one of "
                 f"{_divisors(length)}."
             )
-    heads = getattr(config, "num_attention_heads", 0)
+    heads = math.gcd(*config_values.of_layers(config, "num_attention_heads", 0))
     if heads % ranks or not heads:
         raise SequenceParallelError(
             f"{where}: {heads} attention heads cannot be shared by {ranks} ranks. Set parallel.sequence to one of "

@@ -8,12 +8,15 @@ by outputs, whole heads at a time, "rowwise" by inputs. Embeddings and norms sta
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from torch import distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
+
+from trainer.model import config_values
 
 COLUMN_STYLES = ("colwise", "colwise_rep", "colwise_gather_output")
 WHOLE_STYLES = ("embedding_rowwise", "replicated_with_grad_allreduce")
@@ -29,11 +32,14 @@ class TensorParallelError(ValueError):
 
 
 def plan_of(model: PreTrainedModel) -> dict[str, str]:
-    """Style by pattern of module names in the model, `*` for a layer's number; empty where Hugging Face has no plan."""
+    """Style by pattern of names in the model, `*` for a layer's number, without those of parts that this model does not have,
+    such as experts; empty where Hugging Face has no plan."""
     base = getattr(model.config, "base_model_tp_plan", None) or {}
     prefix = f"{model.base_model_prefix}."
     own = getattr(type(model), "_tp_plan", None) or {}
-    return {**{prefix + pattern: style for pattern, style in base.items()}, **own} if base else {}
+    plan = {**{prefix + pattern: style for pattern, style in base.items()}, **own} if base else {}
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+    return {pattern: style for pattern, style in plan.items() if fnmatch.filter(names, pattern)}
 
 
 def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
@@ -45,19 +51,22 @@ def check(model: PreTrainedModel, ranks: int, sequence: int = 1) -> None:
     if reason := _obstacle(model, plan):
         choose = 'choose an architecture such as "llama" or "gpt_neox"'
         raise TensorParallelError(f"{where}: {reason}. {instead.capitalize()}; or {choose}.")
-    heads = config.num_attention_heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    if heads % ranks or key_heads % ranks:
-        fitting = [str(n) for n in range(1, key_heads + 1) if heads % n == key_heads % n == 0]
-        raise TensorParallelError(
-            f"{where}: {heads} heads and {key_heads} key heads cannot be cut into {ranks} slices of whole heads. Set "
-            f"parallel.tensor to one of {', '.join(fitting)}, or num_key_value_heads to a multiple of {ranks}. Or {instead}."
-        )
+    counts = [config_values.of_layers(config, key) for key in ("num_attention_heads", "num_key_value_heads")]
+    for heads, key_heads in zip(*counts, strict=True):
+        key_heads = key_heads or heads
+        if heads % ranks or key_heads % ranks:
+            fitting = [str(n) for n in range(1, key_heads + 1) if heads % n == key_heads % n == 0]
+            raise TensorParallelError(
+                f"{where}: {heads} heads and {key_heads} key heads cannot be cut into {ranks} slices of whole heads. "
+                f"Set parallel.tensor to one of {', '.join(fitting)}, or num_key_value_heads to a multiple of {ranks}. Or "
+                f"{instead}."
+            )
     if dropout := getattr(config, "attention_dropout", 0.0):
         raise TensorParallelError(
             f"{where}: attention_dropout is {dropout}, and the slices draw the same dropout, each for heads of its own. Set "
             f"attention_dropout to 0 in model.config. Or {instead}."
         )
+    heads = math.gcd(*counts[0])
     if heads // ranks % sequence:
         raise TensorParallelError(
             f"{where}: the {heads // ranks} heads of a slice cannot be shared by parallel.sequence {sequence}. Their product "

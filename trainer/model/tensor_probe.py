@@ -6,6 +6,8 @@ gradients, of what every rank holds whole, and in norm of what is cut.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import distributed as dist
 from transformers import PretrainedConfig, PreTrainedModel
@@ -41,9 +43,16 @@ def check(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, de
 
 def small_config(config: PretrainedConfig, size: int) -> PretrainedConfig:
     """That of pipeline_probe, with sizes that `size` slices divide, and key heads shared by two heads where they are shared."""
-    small = pipeline_probe.small_config(config)
-    values, names = small.to_dict(), type(config).attribute_map
-    heads, key_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    values, names = pipeline_probe.small_config(config).to_dict(), type(config).attribute_map
+    everywhere = config.to_dict()
+    for own in (values.get("per_layer_config") or {}).values():
+        own.update({key: value for key, value in _sizes(everywhere | own, names, size).items() if key in own})
+    return type(config).from_dict({**values, **_sizes(everywhere, names, size)})
+
+
+def _sizes(values: dict[str, Any], names: dict[str, str], size: int) -> dict[str, int]:
+    """Those of a small model that it has, by its own names."""
+    heads, key_heads = (values.get(names.get(key, key)) for key in pipeline_probe.HEADS)
     grouped = key_heads is not None and key_heads != heads
     count = 2 * size if grouped else max(size, 4 // size * size)
     width = max(64, 8 * count)
@@ -56,7 +65,8 @@ def small_config(config: PretrainedConfig, size: int) -> PretrainedConfig:
         "vocab_size": 32 * size,
     }
     known = {names.get(key, key): value for key, value in wanted.items()}
-    return type(config).from_dict({**values, **{key: value for key, value in known.items() if values.get(key) is not None}})
+    lists = {key: [value] * len(values[key]) for key, value in known.items() if isinstance(values.get(key), list)}
+    return {key: value for key, value in known.items() if isinstance(values.get(key), int)} | lists
 
 
 def compare(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, device: torch.device) -> float:

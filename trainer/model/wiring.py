@@ -123,6 +123,11 @@ def ghost(module: nn.Module, called: Callable[[], None] = lambda: None) -> nn.Mo
     return result
 
 
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether they are one tensor, or a view of the whole of it."""
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+
+
 def _zeros(forward: Callable[..., Any], called: Callable[[], None]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         called()
@@ -202,7 +207,7 @@ class _Survey:
 
     def _block(self, *arguments: Any, **options: Any) -> Any:
         call = Call(*arguments, **options)
-        if self.hidden and call.hidden is not self.hidden[-1]:
+        if self.hidden and not _same(call.hidden, self.hidden[-1]):
             raise WiringError("its forward pass changes hidden states between blocks")
         hidden = zeros(call.hidden.shape, call.hidden.dtype, call.hidden.device)
         others = [torch.zeros(()) for _ in range(self.outputs - 1)]
