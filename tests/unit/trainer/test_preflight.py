@@ -153,8 +153,9 @@ def test_pipeline_with_zero_3(run):
 def test_models_that_the_pipeline_cannot_run_exactly(run):
     run.config["parallel"] = {"pipeline_stages": 2}
     sizes = {"vocab_size": "auto", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    run.config["model"]["config"] = {"model_type": "falcon", **sizes}
-    run.refused('"falcon" cannot run in pipeline stages', "its parts are not known", "pipeline_stages to 1", "zero_stage to 1")
+    positions = {"max_position_embeddings": 64, "is_decoder": True}
+    run.config["model"]["config"] = {"model_type": "roberta", **sizes, **positions}
+    run.refused('"roberta" cannot run in pipeline stages', "belong to no stage", "pipeline_stages to 1", "zero_stage to 1")
     run.config["model"]["config"] = {"model_type": "opt", **sizes, "ffn_dim": 64, "word_embed_proj_dim": 64, "layerdrop": 0.1}
     run.refused('"opt" cannot run in pipeline stages', "it skips blocks at random")
     run.config["model"]["config"]["layerdrop"] = 0.0
