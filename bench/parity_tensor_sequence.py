@@ -4,7 +4,7 @@
                                                                    [--folder EMPTY] [--output table.json]
 
 On 2 ranks: two slices of every matrix, or two parts of every window, with each ZeRO stage; on 4: that beside two replicas, both
-at once, or two slices in each of two pipeline stages. The models: GPT-2, GPT-NeoX, Llama, Mistral, Qwen3, tied and untied, one
+at once, or either in each of two pipeline stages. The models: GPT-2, GPT-NeoX, Llama, Mistral, Qwen3, tied and untied, one
 key head for two ranks, sliding windows; windows with padding, of several documents kept apart, of 32,768 tokens, and growing as
 the batch does. Some runs lose their last checkpoint and go on from the one before, which must give the same steps bit for bit.
 Then, on the first rank, the stock model in one process. Prints the largest relative differences of each curve. --telling: of
@@ -98,6 +98,7 @@ GROWING = {
 }
 LONG = {"data": {"sequence_length": 32768}, "batch": {"global_batch_tokens": 32768, "micro_batch_size": 1}}
 STAGES = {"pipeline_stages": 2, "tensor": 2}
+STAGES_PARTS = {"pipeline_stages": 2, "sequence": 2}
 LONG_CASE = Case({"sequence": 2, "zero_stage": 3}, ("Llama, 1 layer",), LONG)
 CASES = {
     2: [
@@ -120,6 +121,10 @@ CASES = {
         *(Case(STAGES | {"zero_stage": stage}, TENSOR, DOCUMENTS) for stage in (0, 1)),
         *(Case(STAGES | {"zero_stage": stage}, ("Llama",), GROWING) for stage in (0, 1)),
         Case(STAGES | {"zero_stage": 1}, TENSOR, BF16, resumes=True),
+        *(Case(STAGES_PARTS | {"zero_stage": stage}, SEQUENCE, resumes=True) for stage in (0, 1)),
+        *(Case(STAGES_PARTS | {"zero_stage": stage}, SEQUENCE, DOCUMENTS) for stage in (0, 1)),
+        *(Case(STAGES_PARTS | {"zero_stage": stage}, ("Llama",), GROWING) for stage in (0, 1)),
+        Case(STAGES_PARTS | {"zero_stage": 1}, SEQUENCE, BF16, resumes=True),
     ],
 }
 """By number of ranks."""
@@ -141,9 +146,11 @@ TELLING = {
         Case(STAGES | {"zero_stage": 0}, ("Llama, tied",), DOCUMENTS),
         Case(STAGES | {"zero_stage": 1}, ("GPT-NeoX",), GROWING, resumes=True),
         Case(STAGES | {"zero_stage": 1}, ("Qwen3, tied",), BF16, resumes=True),
+        Case(STAGES_PARTS | {"zero_stage": 0}, ("Mistral, window 12",), GROWING, resumes=True),
+        Case(STAGES_PARTS | {"zero_stage": 1}, ("GPT-2, tied",), DOCUMENTS),
     ],
 }
-"""Of every way one model; on 4 ranks, of stages of slices alone."""
+"""Of every way one model; on 4 ranks, of stages beside slices or parts of windows alone."""
 
 
 def plain_loop(plan: RunPlan) -> list[tuple[float, float]]:

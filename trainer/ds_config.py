@@ -94,6 +94,8 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
     for dotted, (value, home) in derived.items():
         _derive_key(result, dotted, value, home)
     _derive_splits(result, config)
+    if config.parallel.pipeline_stages > 1:  # DeepSpeed's pipeline counts ranks with parts of a window as replicas
+        result["train_batch_size"] *= config.parallel.sequence
     for key in ("bf16", "bfloat16", "fp16"):
         if result.get(key, {}).get("enabled") == "auto":
             raise ConfigError(f'deepspeed.{key}.enabled is "auto", but the precision has its home here: say true or false.')

@@ -194,11 +194,13 @@ def _counts(parameter: nn.Parameter, first_slice: bool) -> bool:
 class ZeroEngine(_Engine):
     """Data parallel: every rank runs the whole stock model; ZeRO shards its states (and, in stage 3, its parameters)."""
 
-    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan, groups: ParallelGroups | None = None):
+    def __init__(
+        self, model: nn.Module, shape: ModelShape, plan: RunPlan, groups: ParallelGroups | None, parts: SequenceParallel | None
+    ):
         super().__init__(model, shape, plan, groups)
         self._document_masks = document_mask.DocumentMasks(model)
         self._auxiliary = functools.partial(routing.auxiliary_loss, model)
-        self._parts = SequenceParallel(groups.sequence) if plan.topology.sequence > 1 else None
+        self._parts = parts
         self._token_group = groups.sharding if groups else None
         """The ranks whose losses are of different tokens; None: all."""
 
@@ -263,11 +265,14 @@ class ZeroEngine(_Engine):
 class PipelineEngine(_Engine):
     """Model parallel: the blocks in stages, micro-batches in flight between them; ZeRO-1 may shard optimizer states."""
 
-    def __init__(self, model: nn.Module, shape: ModelShape, plan: RunPlan):
+    def __init__(
+        self, model: nn.Module, shape: ModelShape, plan: RunPlan, groups: ParallelGroups | None, parts: SequenceParallel | None
+    ):
         super().__init__(model, shape, plan)
         grid = self.deepspeed.grid
         self._is_first, self._is_last = grid.get_stage_id() == 0, grid.get_stage_id() == grid.pipe_parallel_size - 1
-        self._data_group = grid.get_data_parallel_group()
+        self._data_group = groups.data if groups else grid.get_data_parallel_group()
+        self._stock, self._parts, self._ranks = model.stock, parts, grid.data_parallel_size
         self._sent: tuple[torch.Size, bool] | None = None
         self._loss_of_logits = loss_of_logits(plan)
         self.deepspeed.module.loss_fn = self._loss
@@ -282,7 +287,7 @@ class PipelineEngine(_Engine):
     def train_step(self, batch: StepBatch) -> StepResult:
         """One pipeline schedule over the step's micro-batches, one optimizer step."""
         consumed = self._begin(batch)
-        weight = micro_batch_weight(consumed()[0], batch.plan)
+        weight = micro_batch_weight(consumed()[0], batch.plan, self._parts.ranks if self._parts else 1)
         loss = self.deepspeed.train_batch(data_iter=self._weighted(batch.micro_batches, weight))
         return StepResult(loss.squeeze(), consumed(), self.deepspeed.get_global_grad_norm())
 
@@ -294,12 +299,21 @@ class PipelineEngine(_Engine):
         for start in range(0, len(micro_batches), self.batch.gradient_accumulation_steps):
             group = micro_batches[start : start + self.batch.gradient_accumulation_steps]
             mean = self.deepspeed.eval_batch(self._weighted(group, one), num_micro_batches=len(group))
-            total += mean.item() * len(group) * self.batch.data_parallel_size
+            total += mean.item() * len(group) * self._ranks
         targets = torch.tensor(sum(batch.real_targets for batch in micro_batches), device=one.device)
         return total, int(add_up(targets, self._data_group))
 
+    def window_nll(self, window: MicroBatch, in_parts: bool) -> float:
+        """Summed negative log-likelihood of a window that all ranks give alike, in parts or whole."""
+        self._stock.sequence = self._parts if in_parts else None
+        total, _ = self.eval_sum([window])
+        self._stock.sequence = self._parts
+        return total / (self.batch.data_parallel_size if in_parts else self._ranks)
+
     def _weighted(self, micro_batches: list[MicroBatch], weight: torch.Tensor) -> Iterator[tuple[Any, Any]] | None:
         """DeepSpeed's form (inputs, labels): positions travel with the inputs, the weight with the labels to the last stage."""
+        if self._stock.sequence:
+            micro_batches = [self._stock.sequence.own(batch) for batch in micro_batches]
         sent = (micro_batches[0].inputs.shape, micro_batches[0].positions is None)
         if sent != self._sent:
             self.deepspeed.reset_activation_shape()  # its buffers between stages have the shape of the first micro-batch
@@ -367,6 +381,7 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     if plan.topology.tensor > 1:
         tensor_probe.check(plan.hf_config, model.attention, groups.tensor, device)
     slices = Slices(skeleton, groups.tensor) if plan.topology.tensor > 1 else None
+    parts = SequenceParallel(groups.sequence) if plan.topology.sequence > 1 else None
     if plan.topology.pipeline_stages > 1:
         from trainer.model.pipeline import CausalLMPipeline
 
@@ -374,14 +389,14 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
         again = model.activation_checkpointing
         fused = plan.whole_logits is None
         module = CausalLMPipeline(
-            skeleton, plan.topology, slices, pipeline_loss, fused, activation_checkpointing=again, costs=costs, **filling
+            skeleton, plan.topology, slices, parts, pipeline_loss, fused, activation_checkpointing=again, costs=costs, **filling
         )
-        return PipelineEngine(module, shape, plan)
+        return PipelineEngine(module, shape, plan, groups, parts)
     install_loss = fused_loss.installer(skeleton, plan.whole_logits is None, loss_of_logits(plan))
     module = _whole_model(skeleton, plan.ds_config, filling, groups, slices)
     install_loss()
     recompute.enable(module, model.activation_checkpointing)
-    return ZeroEngine(module, shape, plan, groups)
+    return ZeroEngine(module, shape, plan, groups, parts)
 
 
 def _whole_model(

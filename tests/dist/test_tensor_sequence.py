@@ -33,9 +33,10 @@ def test_one_curve_resumed_and_exported(tmp_path):
 
 
 @pytest.mark.launcher
-def test_stages_of_slices(tmp_path):
+def test_stages_of_slices_and_of_parts(tmp_path):
     rows = parity(tmp_path, 4)
-    assert {row["way"].split(",")[0] for row in rows} == {f"pipeline_stages 2 x tensor 2 x ZeRO-{stage}" for stage in (0, 1)}
+    ways = {f"pipeline_stages 2 x {axis} 2 x ZeRO-{stage}" for axis in ("tensor", "sequence") for stage in (0, 1)}
+    assert {row["way"].split(",")[0] for row in rows} == ways
     for row in rows:
         if "document_mask" in row["way"]:  # whose logged loss is not that of whole windows
             assert "matched within" in export(Path(row["run"]), tmp_path / "export")["probe"]

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from trainer.model import document_mask, recompute, routing, stand_in
 from trainer.model.families import Anatomy, anatomy
 from trainer.model.fused_loss import DeferredLogits
+from trainer.model.sequence_parallel import SequenceParallel
 from trainer.model.stand_in import BaseOutput, StandIn
 from trainer.model.wiring import MOST_OUTPUTS, TOKENS, Call, Reached, ghost, output_name
 
@@ -36,7 +37,7 @@ class State(NamedTuple):
     hidden: torch.Tensor
     """float, [batch, sequence, width] in most architectures; token ids, int64 [batch, sequence], before the embedding."""
     positions: torch.Tensor | None = None
-    """int64 [batch, sequence], with document masks."""
+    """int64 [batch, sequence], with document masks; with parts of windows, those of whole windows."""
     routing: torch.Tensor | None = None
     """float32 [2, experts], with an auxiliary loss of experts: see trainer.model.routing."""
     others: Mapping[str, Any] = MappingProxyType({})
@@ -62,6 +63,8 @@ class Stock:
         self._ghosts = {self._inner(name): ghost(model.get_submodule(name)) for name in self.parts.before}
         self._dropouts = {name: one for name, one in self.base.named_children() if isinstance(one, nn.Dropout)}
         self._last: tuple[Any, torch.Tensor | None, list[Call]] | None = None
+        self.sequence: SequenceParallel | None = None
+        """Where each rank runs a part of every window."""
 
     def before(
         self, embedded: torch.Tensor, tokens: torch.Tensor, positions: torch.Tensor | None, training: bool
@@ -148,6 +151,8 @@ class Stock:
         parts = {self._inner(self.parts.token_embedding): embedding, self._inner(self.parts.blocks): blocks}
         twin = stand_in.twin(self.base, {**parts, **replaced})
         twin.training = training
+        if positions is not None and self.sequence:
+            positions = self.sequence.part(positions)
         options = {} if positions is None else document_mask.position_arguments(twin, positions)
         return twin(input_ids=tokens, use_cache=False, **options)
 
@@ -182,6 +187,17 @@ class Layer(nn.Module):
         attribute, _, rest = parameter.partition(".")
         return f"{self.parts[attribute]}.{rest}"
 
+    @contextmanager
+    def _documents(self, positions: torch.Tensor | None) -> Iterator[None]:
+        """Masks and attention within documents, and over whole windows, in a stock forward pass."""
+        if positions is None:
+            yield
+            return
+        sequence = self.stock.sequence
+        within = sequence.within if sequence else document_mask.within
+        with within(document_mask.documents_of(positions, self.stock.maskless or sequence is not None)):
+            yield
+
 
 class TokenEmbedding(Layer):
     """Token ids -> embedded tokens."""
@@ -196,7 +212,8 @@ class Before(Layer):
 
     def forward(self, state: State) -> State:
         tokens, experts = state.others[TOKENS], self.stock.experts
-        hidden, given = self.stock.before(state.hidden, tokens, state.positions, self.training)
+        with self._documents(state.positions):
+            hidden, given = self.stock.before(state.hidden, tokens, state.positions, self.training)
         routed = experts.nothing(hidden.device) if experts else None
         return State(hidden, state.positions, routed, self.stock.wiring.left({TOKENS: tokens, **given}, -1))
 
@@ -240,20 +257,13 @@ class Block(Layer):
         made |= {wiring.takes[index][place]: dict(mapping) for place, mapping in shared.items() if mapping}
         return State(first, positions, routed, wiring.left({**others, **made}, index))
 
-    @contextmanager
-    def _documents(self, positions: torch.Tensor | None) -> Iterator[None]:
-        if positions is None:
-            yield
-            return
-        with document_mask.within(document_mask.documents_of(positions, self.stock.maskless)):
-            yield
-
 
 class After(Layer):
     """What follows the last block: norms, projections."""
 
     def forward(self, state: State) -> State:
-        return State(self.stock.after(state.hidden, state.positions, self.training), None, state.routing)
+        with self._documents(state.positions):
+            return State(self.stock.after(state.hidden, state.positions, self.training), None, state.routing)
 
 
 class Head(Layer):

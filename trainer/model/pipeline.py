@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from trainer.model import build, layers, partition, recompute, wire
 from trainer.model.build import Weights
-from trainer.model.layers import Block, Head, Inputs, Layer, Output, TokenEmbedding
+from trainer.model.layers import Block, Head, Inputs, Layer, Output, Stock, TokenEmbedding
+from trainer.model.sequence_parallel import SequenceParallel
 from trainer.model.tensor_parallel import Slices
 from trainer.model.wire import Wire
 from trainer.parallel.topology import Topology
@@ -48,8 +49,9 @@ def saved_layers(row: list[Layer]) -> Iterator[tuple[int, Layer]]:
 
 
 def grid_of(topology: Topology) -> ProcessTopology:
-    """The ranks as DeepSpeed's pipeline counts them. Without slices it has no axis for them, which would be in files' names."""
-    stages, replicas, slices = topology.pipeline_stages, topology.data_parallel_size, topology.tensor
+    """The ranks as DeepSpeed's pipeline counts them: ranks with parts of a window as replicas. Without slices it has no axis
+    for them, which would be in files' names."""
+    stages, replicas, slices = topology.pipeline_stages, topology.data_parallel_size * topology.sequence, topology.tensor
     if slices == 1:
         return PipeDataParallelTopology(num_pp=stages, num_dp=replicas)
     return PipeModelDataParallelTopology(num_pp=stages, num_mp=slices, num_dp=replicas)
@@ -64,6 +66,7 @@ class CausalLMPipeline(PipelineModule):
         skeleton: PreTrainedModel,
         topology: Topology,
         slices: Slices | None,
+        sequence: SequenceParallel | None,
         loss: Callable[[Output, tuple[torch.Tensor, ...]], torch.Tensor],
         fused_loss: bool,
         device: torch.device,
@@ -75,7 +78,7 @@ class CausalLMPipeline(PipelineModule):
     ):
         """`costs` weighs each layer; the stages' largest sum is as small as can be."""
         row = layers.row(skeleton)
-        row[-1].fused = fused_loss
+        row[-1].fused, row[-1].stock.sequence = fused_loss, sequence
         for block in row:
             if isinstance(block, Block):
                 block.recompute = recompute.of_block(activation_checkpointing, block.index)
@@ -85,6 +88,11 @@ class CausalLMPipeline(PipelineModule):
         self._receiver = wire.Receiver()
         build.place_buffers(skeleton, device)  # those outside of the layers too: stock code between the blocks may use them
         super().__init__(layers=specifications(row), topology=grid_of(topology), loss_fn=loss, partition_method="costs")
+
+    @property
+    def stock(self) -> Stock:
+        """The stock forward passes that all layers share."""
+        return self._plain["row"][0].stock
 
     def _partition_layers(self, method: str) -> None:
         """Which layers each stage has, in place of DeepSpeed's own methods."""

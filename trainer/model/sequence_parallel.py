@@ -133,20 +133,30 @@ class SequenceParallel:
         """This rank's part of [windows, length]."""
         return windows.chunk(self.ranks, dim=1)[self._rank].contiguous()
 
-    @contextmanager
-    def __call__(self, micro_batch: MicroBatch, device: torch.device) -> Iterator[tuple[MicroBatch, dict[str, torch.Tensor]]]:
-        """Around forward and backward of a micro-batch; yields this rank's part, and more arguments of the forward pass."""
-        global _current
+    def own(self, micro_batch: MicroBatch) -> MicroBatch:
+        """This rank's part of a micro-batch, with the positions of whole windows."""
         positions = micro_batch.positions
         if positions is None:
             positions = torch.arange(micro_batch.inputs.size(1)).expand(micro_batch.inputs.shape)
-        mine = MicroBatch(self.part(micro_batch.inputs), self.part(micro_batch.targets))
+        return MicroBatch(self.part(micro_batch.inputs), self.part(micro_batch.targets), positions)
+
+    @contextmanager
+    def within(self, documents: document_mask.Documents) -> Iterator[None]:
+        """Attention over whole windows, within these documents: around a forward pass, and where it is done again."""
+        global _current
         before, _current = _current, self.group
         try:
-            with document_mask.within(document_mask.Documents.of(positions, device, maskless=True)):
-                yield mine, {"position_ids": self.part(positions).to(device)}
+            with document_mask.within(documents):
+                yield
         finally:
             _current = before
+
+    @contextmanager
+    def __call__(self, micro_batch: MicroBatch, device: torch.device) -> Iterator[tuple[MicroBatch, dict[str, torch.Tensor]]]:
+        """Around forward and backward of a micro-batch; yields this rank's part, and more arguments of the forward pass."""
+        mine = self.own(micro_batch)
+        with self.within(document_mask.Documents.of(mine.positions, device, maskless=True)):
+            yield mine, {"position_ids": self.part(mine.positions).to(device)}
 
 
 def check(model: PreTrainedModel, attention: str, lengths: Iterable[int], ranks: int) -> None:

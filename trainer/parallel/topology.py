@@ -144,16 +144,10 @@ def _divisors(number: int, most: int | None = None) -> str:
 
 def _check_combination(section: ParallelSection) -> None:
     """Raise TopologyError for what DeepSpeed cannot do together, with what to use instead."""
-    stages, zero, sequence = section.pipeline_stages, section.zero_stage, section.sequence
+    stages, zero = section.pipeline_stages, section.zero_stage
     if stages > 1 and zero > 1:
         raise TopologyError(
             f"parallel.zero_stage {zero} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline runs "
             f"with ZeRO 0 or 1 only. Set zero_stage to 1 to keep the pipeline, or pipeline_stages to 1 to keep ZeRO "
             f"{zero}."
-        )
-    if stages > 1 and sequence > 1:
-        raise TopologyError(
-            f"parallel.sequence {sequence} with parallel.pipeline_stages {stages}: DeepSpeed's pipeline knows no parts of "
-            f"windows. Set pipeline_stages to 1 and zero_stage to 3, which shards the parameters over the ranks of a window, "
-            f"too; or set sequence to 1."
         )

@@ -151,10 +151,12 @@ def test_slices_without_zero_would_be_clipped_by_one_of_them(mode):
     assert derive({}, parallel={"zero_stage": 0, "tensor": 2})["tensor_parallel"] == {"autotp_size": 2}
 
 
-def test_deepspeeds_pipeline_is_told_of_slices_by_its_grid_alone():
-    assert derive({}, parallel={"zero_stage": 1, "pipeline_stages": 2, "tensor": 2}) == derive(
-        {}, parallel={"zero_stage": 1, "pipeline_stages": 2}
-    )
+def test_deepspeeds_pipeline_is_told_of_slices_and_parts_by_its_grid_alone():
+    stages = {"zero_stage": 1, "pipeline_stages": 2}
+    plain = derive({}, parallel=stages)
+    assert derive({}, parallel={**stages, "tensor": 2}) == plain
+    # in which ranks with parts of a window count as replicas
+    assert derive({}, parallel={**stages, "sequence": 2}) == {**plain, "train_batch_size": 2 * plain["train_batch_size"]}
 
 
 @pytest.mark.parametrize(("key", "value"), [("stages", 2), ("partition", "best"), ("activation_checkpoint_interval", 1)])

@@ -91,11 +91,6 @@ def test_factors_of_the_ranks():
         from_world(ParallelSection(tensor=2), 3)
 
 
-def test_what_the_pipeline_cannot_do_is_refused_with_what_can():
-    said = "parallel.sequence 2 with parallel.pipeline_stages 4: .* Set pipeline_stages to 1 and zero_stage to 3"
-    with pytest.raises(TopologyError, match=said):
-        from_world(ParallelSection(pipeline_stages=4, sequence=2), 8)
-
-
-def test_stages_replicas_and_slices_together():
+def test_all_axes_together():
     assert from_world(ParallelSection(pipeline_stages=4, tensor=2), 16) == Topology(4, 2, 1, 2)
+    assert from_world(ParallelSection(pipeline_stages=2, sequence=3, tensor=2), 24) == Topology(2, 2, 3, 2)
