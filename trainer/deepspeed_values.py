@@ -31,7 +31,6 @@ LIMITS = {
     "aio.block_size": (1, None),
     "aio.queue_depth": (1, None),
     "aio.intra_op_parallelism": (1, None),
-    "activation_checkpointing.number_checkpoints": (1, None),
 }
 """Smallest and largest value of keys that DeepSpeed takes unseen, and that fail it in a step."""
 

@@ -16,6 +16,7 @@ ELSEWHERE = {
     "optimizer": "optimizer",
     "scheduler": "schedule",
     "checkpoint": "checkpoint",
+    "activation_checkpointing": "model (its activation_checkpointing)",
     "tensorboard": "monitor.tensorboard",
     "csv_monitor": "monitor",
     "wandb": "monitor",
@@ -100,6 +101,12 @@ def derive(config: RunConfig, batch: BatchPlan) -> dict[str, Any]:
         if result.get(key, {}).get("enabled") == "auto":
             raise ConfigError(f'deepspeed.{key}.enabled is "auto", but the precision has its home here: say true or false.')
     mode = precision(result)
+    if mode == "fp16" and config.parallel.zero_stage == 0:
+        raise ConfigError(
+            "deepspeed.fp16 with parallel.zero_stage 0: DeepSpeed's fp16 optimizer without ZeRO divides gradients by the wrong "
+            "loss scale in each step that raises it, and counts a tied table once per pipeline stage. Set parallel.zero_stage "
+            "to 1, on one device too."
+        )
     if mode == "bf16" and config.parallel.zero_stage > 0:
         # DeepSpeed's default is to accumulate gradients in bf16, which loses small ones as micro-batches add up
         result.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
@@ -141,9 +148,9 @@ def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
         raise ConfigError(
             f"deepspeed.tensor_parallel.{more[0]}: what is cut is Hugging Face's plan for the architecture. Remove the key."
         )
-    if parallel.tensor > 1 and parallel.zero_stage == 0 and precision(result) != "fp32":
+    if parallel.tensor > 1 and parallel.zero_stage == 0 and precision(result) == "bf16":
         raise ConfigError(
-            f"parallel.tensor {parallel.tensor} with parallel.zero_stage 0 in {precision(result)}: DeepSpeed's optimizer "
+            f"parallel.tensor {parallel.tensor} with parallel.zero_stage 0 in bf16: DeepSpeed's optimizer "
             f"without ZeRO would clip by the gradient of the first slice alone. Set parallel.zero_stage to 1, or train in fp32."
         )
     _derive_key(result, "tensor_parallel.autotp_size", parallel.tensor, "parallel.tensor")

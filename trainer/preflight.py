@@ -32,6 +32,13 @@ from trainer.model import (
 from trainer.parallel import plan_table, topology
 from trainer.state import TrainState, differences
 
+NUMERIC_KEYS = (
+    "torch_autocast", "communication_data_type", "seq_parallel_communication_data_type", "prescale_gradients",
+    "gradient_predivide_factor",
+)  # fmt: skip
+NUMERIC_ZERO_KEYS = ("zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights")
+"""DeepSpeed's keys, those of zero_optimization apart, that a resumed run must not change."""
+
 
 class PreflightError(ValueError):
     """The run cannot start as asked."""
@@ -149,7 +156,7 @@ def prepare(path: str | Path, assignments: list[str], world_size: int) -> RunPla
         offload.complete(engine_settings, max(-(-parameter.numel() // ranks) for parameter in skeleton.parameters()))
 
     folder = Path(settings.run.folder)
-    identity = _identity(settings, layout, plan, precision, hf_config, shards)
+    identity = _identity(settings, layout, plan, precision, hf_config, shards) | _numerics(engine_settings)
     resume_from = run_folder.check(folder, identity)
     start, chain = _continue(resume_from, corpus, batches) if resume_from else (TrainState(), None)
     record = {"identity": identity, "tokenizer_folder": tokenizer}
@@ -336,6 +343,14 @@ def _whole_logits(section: config.ModelSection, model: Any) -> str | None:
     if reason and section.fused_loss is True:
         raise PreflightError(f'model.fused_loss: {reason}. Set it to "auto": then all logits are made at once.')
     return reason
+
+
+def _numerics(engine_settings: dict[str, Any]) -> dict[str, Any]:
+    """What of DeepSpeed's own keys changes the numbers of a step, where it is given."""
+    found = {key: engine_settings[key] for key in NUMERIC_KEYS if key in engine_settings}
+    zero = engine_settings["zero_optimization"]
+    found |= {key: zero[key] for key in NUMERIC_ZERO_KEYS if key in zero}
+    return {"deepspeed": found} if found else {}
 
 
 def _identity(

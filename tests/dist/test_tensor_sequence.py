@@ -39,7 +39,7 @@ def test_stages_of_slices_and_of_parts(tmp_path):
     assert {row["way"].split(",")[0] for row in rows} == ways
     for row in rows:
         if "document_mask" in row["way"]:  # whose logged loss is not that of whole windows
-            assert "matched within" in export(Path(row["run"]), tmp_path / "export")["probe"]
+            assert "matched within" in export(Path(row["run"]), Path(row["run"]) / "export")["probe"]
         else:
             check_export(Path(row["run"]), tmp_path / "validation")
 

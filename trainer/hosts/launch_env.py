@@ -156,7 +156,13 @@ def find_first_process(process: Process) -> None:
     found |= {"RANK": process.rank, "WORLD_SIZE": process.world_size, "LOCAL_RANK": process.local_rank}
     found |= {"LOCAL_SIZE": process.local_world_size}
     for name, value in found.items():
-        environment.setdefault(name, str(value))
+        if not environment.get(name):
+            environment[name] = str(value)
+    if not environment["MASTER_PORT"].isdecimal():
+        raise LaunchError(
+            f"MASTER_PORT is {environment['MASTER_PORT']!r}, not the number of a port. Set it to a free one of rank 0's host, "
+            f"or leave it out."
+        )
 
 
 def _ask_over_mpi(process: Process) -> dict[str, str]:

@@ -43,6 +43,8 @@ OLDER_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 OLDER_MASKS = r"attn(\.attention)?\.(bias|masked_bias)$|attention\.(bias|masked_bias)$"
 """The same, where it has four dimensions or none: with one it would be a bias."""
 
+ATTENTIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+"""Hugging Face's names."""
 ENCODER_KEYS = {"is_decoder": (False, "true"), "causal": (False, "true"), "attn_type": ("bi", '"uni"')}
 """Keys that make some architectures an encoder, with the value that does and the one that does not."""
 
@@ -206,7 +208,9 @@ def skeleton(config: PretrainedConfig, attention: str = "sdpa") -> PreTrainedMod
         if "Padding_idx" in reason:
             reason = f'its pad_token_id is {config.pad_token_id}, which is no token. Set "pad_token_id": null in model.config.'
         if attention != "eager" and "attn_implementation" in reason:  # Hugging Face speaks of its own arguments
-            reason = f'Hugging Face has no "{attention}" attention for it here. Set model.attention to "eager".'
+            hint = strict_json.did_you_mean(attention, ATTENTIONS) if attention not in ATTENTIONS else ""
+            way_out = hint or ' Set model.attention to "eager".'
+            reason = f'Hugging Face has no "{attention}" attention for it here.{way_out}'
         elif attention not in ("sdpa", "eager") and isinstance(error, ImportError):
             reason = f'{reason} Install it, or set model.attention to "sdpa".'
         raise ModelError(f'a "{config.model_type}" causal LM cannot be built as configured: {reason}') from None

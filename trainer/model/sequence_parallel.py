@@ -176,7 +176,11 @@ def check(model: PreTrainedModel, attention: str, lengths: Iterable[int], ranks:
                 f"{_divisors(length)}."
             )
     heads = math.gcd(*config_values.of_layers(config, "num_attention_heads", 0))
-    if heads % ranks or not heads:
+    if not heads:
+        raise SequenceParallelError(
+            f"{where}: its configuration has no num_attention_heads, which the ranks would share. Set parallel.sequence to 1."
+        )
+    if heads % ranks:
         raise SequenceParallelError(
             f"{where}: {heads} attention heads cannot be shared by {ranks} ranks. Set parallel.sequence to one of "
             f"{_divisors(heads)}, or num_attention_heads to a multiple of {ranks}."

@@ -54,7 +54,7 @@ def test_the_weight_is_computed_once_a_step_after_the_first_forward_pass(monkeyp
 def test_each_end_of_a_pipeline_takes_what_it_needs(first, last, positions):
     worker = object.__new__(engine.PipelineEngine)
     worker.deepspeed = SimpleNamespace(device="cpu", reset_activation_shape=lambda: None)
-    worker._is_first, worker._is_last, worker._sent = first, last, None
+    worker._is_first, worker._is_last, worker._sent, worker._stock = first, last, None, SimpleNamespace(sequence=None)
     batch, weight = micro_batch(positions), torch.ones(())
     sent = worker._weighted([batch], weight)
     if not (first or last):

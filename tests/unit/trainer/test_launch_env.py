@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -113,6 +114,16 @@ def test_tasks_per_node(groups, data):
     text = ",".join(f"{count}(x{repeated})" if repeated > 1 else str(count) for count, repeated in groups)
     environment = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": text, "SLURM_NODEID": str(node)}
     assert current_process(environment).local_world_size == counts[node]
+
+
+def test_a_port_that_is_no_number_is_refused_and_an_empty_one_filled_in(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "x")
+    with pytest.raises(LaunchError, match="MASTER_PORT is 'x', not the number of a port"):
+        launch_env.find_first_process(Process(0, 2, 0, 2))
+    monkeypatch.setenv("MASTER_PORT", "")
+    launch_env.find_first_process(Process(0, 2, 0, 2))
+    assert os.environ["MASTER_PORT"] == "29500"
 
 
 def test_slurms_first_host_and_a_port_of_the_jobs_own(monkeypatch):

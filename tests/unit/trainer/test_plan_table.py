@@ -83,9 +83,9 @@ def test_the_plan_of_a_run_names_the_layers_as_hugging_face_does(tmp_path):
     file.write_text(json.dumps(run_file(tmp_path / "run", write_shards(tmp_path / "train"), model=model, parallel=parallel)))
     plan = prepare(file, [], 4)
     assert plan.table().split("\n")[1:] == [
-        "0     0: wte, wpe, drop, h 0-1  0-1 of 4                  0 of 2: optimizer states",
-        "1     0: wte, wpe, drop, h 0-1  2-3 of 4                  1 of 2: optimizer states",
-        "2     1: h 2-3, ln_f, lm_head   0-1 of 4                  0 of 2: optimizer states",
-        "3     1: h 2-3, ln_f, lm_head   2-3 of 4                  1 of 2: optimizer states",
+        "0     0: wte, wpe, h 0-1       0-1 of 4                  0 of 2: optimizer states",
+        "1     0: wte, wpe, h 0-1       2-3 of 4                  1 of 2: optimizer states",
+        "2     1: h 2-3, ln_f, lm_head  0-1 of 4                  0 of 2: optimizer states",
+        "3     1: h 2-3, ln_f, lm_head  2-3 of 4                  1 of 2: optimizer states",
     ]
     assert "by their measured cost" in prepare(file, ["parallel.pipeline_partition=cost"], 4).table()

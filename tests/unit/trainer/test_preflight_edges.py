@@ -65,6 +65,15 @@ def test_a_shard_of_another_build_under_the_same_name(tmp_path):
     refused(tmp_path, run_file(tmp_path / "run", folder), "data.train", "shard-00001.tokens", "replaced after the build")
 
 
+def test_a_run_keeps_the_keys_of_deepspeed_that_change_its_numbers(tmp_path, shards):
+    def identity(deepspeed: dict[str, Any]) -> dict[str, Any]:
+        return plan(tmp_path, run_file(tmp_path / "run", shards, deepspeed=deepspeed)).record["identity"]
+
+    usual, cast = identity({"steps_per_print": 7}), identity({"torch_autocast": {"enabled": True}, "prescale_gradients": True})
+    assert "deepspeed" not in usual
+    assert cast == usual | {"deepspeed": {"torch_autocast": {"enabled": True}, "prescale_gradients": True}}
+
+
 @pytest.mark.parametrize("state", ["missing", "half"])
 def test_validation_shards_are_looked_at_as_well(tmp_path, shards, state):
     held_out = write_shards(tmp_path / "validation")

@@ -76,7 +76,7 @@ def test_parts_of_windows_pass():
         ("llama", {}, "eager", 256, 2, 'model.attention "eager" cannot be called with a share of the heads. Set it to "sdpa"'),
         ("falcon", {"hidden_size": 64, "num_attention_heads": 4}, "sdpa", 256, 2, "does not go through Hugging Face's"),
         ("bloom", {"hidden_size": 64, "n_head": 4}, "eager", 256, 2, 'no "sdpa" attention for it'),
-        ("mamba", {"hidden_size": 64}, "eager", 256, 2, "0 attention heads"),
+        ("mamba", {"hidden_size": 64}, "eager", 256, 2, "has no num_attention_heads"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "sdpa", 512, 2,
          'its rope_type "dynamic" turns by the largest position of a part, once that is over 256'),
         ("qwen3_moe", {**TINY, "num_key_value_heads": 2, "output_router_logits": True}, "sdpa", 256, 2, "auxiliary loss"),
