@@ -128,9 +128,9 @@ def check_swap(plan: RunPlan, process: Process) -> None:
         free = shutil.disk_usage(path).free
         if free < needed[disk]:
             raise AgreementError(
-                f"{dotted} {path} on {platform.node()}: {size_text(free)} are free on its disk, "
-                f"{size_text(needed[disk] - free)} less than the {size_text(needed[disk])} that {process.local_world_size} of "
-                f"{process.world_size} ranks offload there. Free some, name a folder on a larger disk, or use more hosts."
+                f"{dotted} {path}: {size_text(free)} are free on its disk, {size_text(needed[disk] - free)} less than the "
+                f"{size_text(needed[disk])} that {process.local_world_size} of {process.world_size} ranks offload there. Free "
+                f"some, name a folder on a larger disk, or use more hosts."
             )
 
 

@@ -4,7 +4,6 @@ and without a word."""
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -55,15 +54,13 @@ def _require_async_io() -> None:
     way_out = 'Or set the device to "cpu".'
     if not builder.is_compatible(verbose=False):
         raise CompiledOpError(
-            f"{keys} needs a C++ compiler and libaio with its headers, which are not on {socket.gethostname()}: apt-get "
-            f"install g++ libaio-dev (yum: libaio-devel); where they are elsewhere, say so in CFLAGS and LDFLAGS. {way_out}"
+            f"{keys} needs a C++ compiler and libaio with its headers, which are not found: apt-get install g++ libaio-dev "
+            f"(yum: libaio-devel), or say in CFLAGS and LDFLAGS where they are. {way_out}"
         )
     try:
         builder.load(verbose=False)
     except (RuntimeError, ImportError, subprocess.CalledProcessError) as error:
-        raise CompiledOpError(
-            f"{keys}: DeepSpeed's async_io cannot be compiled on {socket.gethostname()}: {error}. Mend that. {way_out}"
-        ) from None
+        raise CompiledOpError(f"{keys}: DeepSpeed's async_io cannot be compiled: {error}. Mend that. {way_out}") from None
 
 
 def needed_ops(ds_config: dict[str, Any]) -> Iterator[str]:

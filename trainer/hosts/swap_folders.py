@@ -30,7 +30,7 @@ class SwapFolderError(ValueError):
 
 def require_usable(path: Path, dotted: str) -> None:
     """Raise SwapFolderError when a folder cannot be written as DeepSpeed writes: past the page cache (O_DIRECT)."""
-    where = f"{dotted} {path} on {socket.gethostname()}"
+    where = f"{dotted} {path}"
     if not path.is_dir():
         raise SwapFolderError(f"{where}: there is no such folder. Mount the disk, or make it (mkdir -p {path}) on every host.")
     try:

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from trainer.hosts import compiled_ops
-from trainer.hosts.compiled_ops import BuildLockError, check, locks, needed_ops
+from trainer.hosts.compiled_ops import BuildLockError, CompiledOpError, check, locks, needed_ops
 
+NVME = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/disk"}}}
 CPU_ADAM = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
 
 
@@ -76,3 +77,21 @@ def test_this_disk_is_known(tmp_path):
 )
 def test_what_deepspeed_compiles(section, expected):
     assert set(needed_ops({"zero_optimization": section})) == expected
+
+
+def test_disks_need_libaio(lock, monkeypatch):
+    """And where it is not, or DeepSpeed's own code does not compile, the run does not start."""
+    lock.unlink()
+    assert list(needed_ops(NVME)) == ["cpu_adam", "pin_memory", "async_io"]
+    monkeypatch.setattr(compiled_ops.AsyncIOBuilder, "is_compatible", lambda self, verbose: False)
+    with pytest.raises(CompiledOpError, match=r"apt-get install g\+\+ libaio-dev .* Or set the device to"):
+        check(NVME)
+    check(CPU_ADAM)
+
+    def fails(self, verbose):
+        raise RuntimeError("Error building extension 'async_io'")
+
+    monkeypatch.setattr(compiled_ops.AsyncIOBuilder, "is_compatible", lambda self, verbose: True)
+    monkeypatch.setattr(compiled_ops.AsyncIOBuilder, "load", fails)
+    with pytest.raises(CompiledOpError, match=r"cannot be compiled: Error building extension 'async_io'\. Mend that"):
+        check(NVME)

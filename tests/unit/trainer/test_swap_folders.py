@@ -68,7 +68,7 @@ def test_what_a_killed_rank_left_is_removed_and_nothing_else(tmp_path):
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, monkeypatch):
     require_usable(tmp_path, "the path")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(SwapFolderError, match=r"the path .*/none on .*: there is no such folder. .*\(mkdir -p .*/none\)"):
+    with pytest.raises(SwapFolderError, match=r"the path .*/none: there is no such folder. .*\(mkdir -p .*/none\)"):
         require_usable(tmp_path / "none", "the path")
 
     real = os.open
