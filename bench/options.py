@@ -62,9 +62,9 @@ class Way:
 CPU = {"device": "cpu"}
 COMPILE = {"compile": True}
 LLAMA = {**FAMILIES["llama"], "vocab_size": "auto", "tie_word_embeddings": False}
-LARGER = {"config": LLAMA | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 4096}}
+LARGER = {"config": LLAMA | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 2048}}
 TIED = {"config": LARGER["config"] | {"tie_word_embeddings": True}}
-PARTS = {"sub_group_size": 300_000}
+PARTS = {"sub_group_size": 600_000}
 """Several of them, of which the last stays in memory."""
 NVME = {"device": "nvme", "nvme_path": "nvme"}
 """In the job's folder."""
@@ -87,7 +87,7 @@ WAYS = {
     "ZeRO-3 optimizer cpu, after nvme": Way(ZERO3, OPTIMIZER_CPU, LARGER, before=OPTIMIZER_NVME),
     "ZeRO-3 parameters nvme": Way(ZERO3, {"offload_param": NVME | {"max_in_cpu": 0}, **PARTS}, LARGER),
     "ZeRO-3 parameters nvme, some in memory": Way(
-        ZERO3, {"offload_optimizer": CPU, "offload_param": NVME | {"max_in_cpu": 1_100_000}, **PARTS}, LARGER
+        ZERO3, {"offload_optimizer": CPU, "offload_param": NVME | {"max_in_cpu": 1_600_000}, **PARTS}, LARGER
     ),
     "ZeRO-3 both nvme, tied": Way(ZERO3, ALL_NVME, TIED),
     "ZeRO-3 both nvme, after none, tied": Way(ZERO3, ALL_NVME, TIED, before={}, resumed=1e-6),

@@ -416,7 +416,7 @@ def _whole_model(
         if sharded and sharding is None:
             sharding = deepspeed.zero.Init(module=chunk, config_dict_or_path=ds_config, dtype=filling["dtype"], **options)
             if sharding.param_swapper:
-                _read_once(sharding.param_swapper)
+                _mend_prefetch(sharding.param_swapper)
         elif sharded:
             sharding._convert_to_zero_parameters(chunk.parameters())
     skeleton.tie_weights()
@@ -425,15 +425,16 @@ def _whole_model(
     return skeleton
 
 
-def _read_once(swapper: Any) -> None:
-    """Mend DeepSpeed's swapper of parameters on disks: a parameter that is used twice in a row (a tied embedding, a head
-    whose loss is made part by part) is prefetched twice, which fails."""
+def _mend_prefetch(swapper: Any) -> None:
+    """Let DeepSpeed's swapper of parameters on disks prefetch none: these take buffers that the next forward pass may lack (after
+    an evaluation), and one that is used twice in a row (tied, or a head whose loss is made part by part) fails it."""
     swap_in = swapper.swap_in
 
-    def once(parameters: list[nn.Parameter], *arguments: Any, **options: Any) -> None:
-        swap_in(list({id(parameter): parameter for parameter in parameters}.values()), *arguments, **options)
+    def asked_for(parameters: list[nn.Parameter], async_op: bool = True, swap_in_buffers: Any = None) -> None:
+        if not async_op:  # all others wait for what they ask for
+            swap_in(parameters, async_op, swap_in_buffers)
 
-    swapper.swap_in = once
+    swapper.swap_in = asked_for
 
 
 def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]) -> torch.optim.Optimizer:

@@ -121,6 +121,7 @@ def complete(ds_config: dict[str, Any], largest: int) -> None:
     if device(ds_config, "offload_optimizer") == "nvme":
         zero.setdefault("sub_group_size", SUB_GROUP)
     if device(ds_config, "offload_param") == "nvme":
+        zero.setdefault("stage3_max_reuse_distance", 0)  # what stays gathered keeps one of the few buffers
         section = zero["offload_param"]
         if section.setdefault("buffer_size", largest) < largest:
             raise ConfigError(
