@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -215,6 +216,8 @@ def main() -> int:
                 resumed = f"{row['resumed_apart']:.1e}" if row["resumed_apart"] else "bitwise"
                 resumed += "" if row["resumed"] else " (APART)"
                 print(f"{name:<40} loss {row['loss']:.1e}  resumed {resumed}  skipped {row['skipped_steps']}", flush=True)
+    if process.is_first:
+        shutil.rmtree(job.folder)
     if process.is_first and options.output:
         options.output.write_text(json.dumps(rows, indent=1) + "\n")
     return int(any(not row["resumed"] or row["loss"] > (options.tolerance or WAYS[row["way"]].tolerance) for row in rows))

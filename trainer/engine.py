@@ -426,8 +426,8 @@ def _whole_model(
 
 
 def _mend_prefetch(swapper: Any) -> None:
-    """Let DeepSpeed's swapper of parameters on disks prefetch none: they take buffers that the next forward pass may lack (after
-    an evaluation), and one that is used twice in a row (tied, or a head whose loss is made part by part) fails it."""
+    """Let DeepSpeed's swapper of parameters on disks prefetch none: they take buffers that the next forward pass may lack
+    (after an evaluation), and one that is used twice in a row (tied, or a head whose loss is made part by part) fails it."""
     swap_in = swapper.swap_in
 
     def asked_for(parameters: list[nn.Parameter], async_op: bool = True, swap_in_buffers: Any = None) -> None:
