@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch.utils.serialization import config as serialization
 
+from trainer.checkpoint_files import CheckpointError
+
 STATES, FLAT = "optimizer_state_dict", "fp32_flat_groups"
 """Keys of ZeRO-3's state: the wrapped optimizer's state_dict(), and the fp32 parameters by sub-group."""
 
 
-class SwappedStatesError(ValueError):
+class SwappedStatesError(CheckpointError):
     """Saved optimizer states do not fit the model."""
 
 
