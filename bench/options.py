@@ -55,7 +55,8 @@ class Way:
     before: dict[str, Any] | None = None
     """`zero` of the first half, where it is another one."""
     resumed: float = 0.0
-    """Largest relative difference of a resumed curve: norms of other sub-groups are added up in another order."""
+    """Largest relative difference of a resumed curve in fp32 (in bf16 a thousand times that): another optimizer's sums, and
+    norms of other sub-groups, are added up in another order."""
     fp16: dict[str, Any] | None = None
     tolerance: float = 1e-5
 
@@ -172,7 +173,7 @@ class Job:
             "precision": "fp16" if way.fp16 else self.precision,
             "loss": difference(whole, plain, "loss"),
             "skipped_steps": whole[-1]["skipped_steps"],
-            "resumed": apart <= way.resumed,
+            "resumed": apart <= way.resumed * (1 if self.precision == "fp32" else 1000),
             "resumed_apart": apart,
         }
 
