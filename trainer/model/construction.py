@@ -16,14 +16,19 @@ from torch.overrides import TorchFunctionMode
 
 LARGEST = 1 << 16
 """Elements of the largest parameter whose value is kept: activations' constants and biases, no matrices."""
+HUGE = 1 << 28
+"""Elements from which on a parameter never has memory, as all experts of a layer together may be larger than a machine's."""
 ATTRIBUTE = "constructed"
 
 
 class _Unset(TorchFunctionMode):
-    """Small tensors of torch.empty are NaN: they are not values that a constructor gave."""
+    """Small tensors of torch.empty are NaN: they are not values that a constructor gave. Huge ones have no memory."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        made = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is torch.empty and torch.empty(*args, **{**kwargs, "device": "meta"}).numel() > HUGE:
+            kwargs = {**kwargs, "device": "meta"}
+        made = function(*args, **kwargs)
         if function is torch.empty and made.is_floating_point() and made.numel() <= LARGEST:
             made.fill_(torch.nan)
         return made

@@ -18,6 +18,8 @@ from trainer.model.families import refusal
 
 TOLERANCE = 1e-5
 """Relative to the largest logit, and to each parameter's largest gradient."""
+NOTHING = 1e-3
+"""Of the largest gradient: smaller ones are compared with that much of it, as they may be rounding around 0."""
 SHAPE = (2, 24)
 """Batch and window of the probe."""
 LAYERS, MOST_LAYERS = 4, 12
@@ -93,7 +95,11 @@ def _told(error: Exception) -> str:
 
 def small_model(config: PretrainedConfig, attention: str) -> PreTrainedModel:
     """A small model of the same architecture with random parameters, in training mode. Raises what its class raises."""
-    model = build.skeleton(small_config(config, attention), attention)
+    return filled(build.skeleton(small_config(config, attention), attention))
+
+
+def filled(model: PreTrainedModel) -> PreTrainedModel:
+    """A skeleton with random parameters, float32 on the CPU, in training mode."""
     list(build.materialise(model, dict(build.chunks(model)), "cpu", torch.float32, seed=0))
     model.tie_weights()
     generator = torch.Generator().manual_seed(0)
@@ -190,7 +196,8 @@ def compare(model: PreTrainedModel, row: list[layers.Layer], positions: torch.Te
         ((logits * direction).mean() + auxiliary).backward()
         results.append((logits.detach(), dict(_gradients(model))))
     (logits, gradients), (other, others) = results
-    apart = [_apart(others[name], gradient) for name, gradient in gradients.items()]
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    apart = [_apart(others[name], gradient, NOTHING * largest) for name, gradient in gradients.items()]
     if others.keys() != gradients.keys():
         apart.append(float("inf"))
     return _apart(other, logits), max(apart)
@@ -216,5 +223,5 @@ def _gradients(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, parameter.grad.clone()
 
 
-def _apart(value: torch.Tensor, reference: torch.Tensor) -> float:
-    return ((value - reference).abs().max() / reference.abs().max().clamp(min=1e-12)).item()
+def _apart(value: torch.Tensor, reference: torch.Tensor, least: float = 1e-12) -> float:
+    return ((value - reference).abs().max() / reference.abs().max().clamp(min=least)).item()

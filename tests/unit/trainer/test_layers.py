@@ -15,9 +15,10 @@ from trainer.model import build, document_mask, layers, pipeline_probe, recomput
 from trainer.model.families import UnsupportedModelError, anatomy
 
 KINDS = (
-    "apertus", "arcee", "bloom", "cohere", "cohere2", "deepseek_v3", "exaone4", "flex_olmo", "gemma", "gemma2", "gemma3_text",
-    "glm4", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "granite", "helium", "llama", "mistral", "mixtral", "olmo2", "olmo3",
-    "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
+    "apertus", "arcee", "bloom", "cohere", "cohere2", "deepseek_v3", "deepseek_v4", "exaone4", "falcon", "flex_olmo",
+    "gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "glm4", "glm_moe_dsa", "gpt2", "gpt_bigcode",
+    "gpt_neox", "gptj", "granite", "helium", "hy_v4", "llama", "mistral", "mixtral", "olmo2", "olmo3", "opt", "phi", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip
 """Of those that bench/families.py goes through."""
 ALL = {**FAMILIES, **MORE_FAMILIES}
@@ -38,8 +39,28 @@ def small(kind: str, **changes) -> torch.nn.Module:
 def test_a_row_of_layers_is_the_stock_model(kind):
     model = small(kind)
     experts = layers.Stock(model).experts
-    assert (experts is not None) == (kind in {"flex_olmo", "mixtral", "qwen2_moe", "qwen3_moe"})
+    assert (experts is not None) == (kind in {"deepseek_v4", "flex_olmo", "mixtral", "qwen2_moe", "qwen3_moe"})
     assert max(pipeline_probe.compare(model, layers.row(model))) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "travels"),
+    [
+        ("deepseek_v4", [{"tokens"}, {"tokens"}, {"tokens"}, {"tokens"}, set()]),  # its first 3 layers route by them
+        ("gemma4_text", [{"given"}, {"given", "shared"}, {"given", "shared"}, {"given", "shared"}, set()]),
+        ("glm_moe_dsa", [set(), {"output"}, {"output"}, {"output"}, set()]),
+        ("llama", [set()] * 5),
+    ],
+)
+def test_what_blocks_take_from_tokens_and_from_each_other_travels(kind, travels):
+    """Before each block and after the last; and the stages that get it give what the whole model gives."""
+    config = build.load_config({**ALL[kind], "vocab_size": "auto"}, 300, 0, 32)
+    model = pipeline_probe.filled(build.skeleton(config, attention(kind)))
+    row, states = layers.row(model), [torch.randint(300, (2, 32), generator=torch.Generator().manual_seed(0))]
+    for layer in row[:-2]:
+        states.append(layer(states[-1]))
+    assert [{name.split()[0] for name in state.others} for state in states[2:]] == travels
+    assert pipeline_probe.compare(model, row) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -118,13 +139,32 @@ def test_what_the_pipeline_cannot_run_is_refused(kind, changes, reason):
     assert "ZeRO runs any causal LM" in str(refusal.value)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gemma3_text", "qwen2_moe"])
-def test_small_configurations_keep_every_kind_of_layer(kind):
-    config = CONFIG_MAPPING[kind]()
+@pytest.mark.parametrize(
+    ("kind", "count", "changes"),
+    [
+        ("gpt2", 4, {}),
+        ("gemma3_text", 4, {}),
+        ("gemma3n_text", 7, {}),  # sliding or not, sparse or not, the last with keys and values of others
+        ("gemma4_text", 5, {"num_kv_shared_layers": 12}),
+        ("qwen2_moe", 4, {}),
+    ],
+)
+def test_small_configurations_keep_every_kind_of_layer(kind, count, changes):
+    config = CONFIG_MAPPING[kind](**changes)
     small_one = pipeline_probe.small_config(config)
-    assert small_one.num_hidden_layers == 4 and small_one.hidden_size == 64
+    assert small_one.num_hidden_layers == count and small_one.hidden_size == 64
     assert set(getattr(small_one, "layer_types", None) or ()) == set(getattr(config, "layer_types", None) or ())
     assert sum(p.numel() for p in build.skeleton(small_one).parameters()) < 10**6
+    shared = [getattr(one, "kv_sharing_modes", ()) for one in (config, small_one)]
+    assert {"store", "reuse"} & set(shared[0]) == {"store", "reuse"} & set(shared[1])
+
+
+def test_small_configurations_keep_what_each_layer_has_of_its_own():
+    config = CONFIG_MAPPING["dots3_note_text"]()
+    small_one = pipeline_probe.small_config(config)
+    heads = [(layer.num_attention_heads, layer.qk_nope_head_dim) for layer in small_one.per_layer_config]
+    assert heads == [(4, 128), (4, 128), (4, 192), (4, 128)] and small_one.hidden_size == 64  # head_dim follows from these
+    assert small_one.layer_types == ["indexed_attention", "indexed_attention", "sliding_attention", "indexed_attention"]
 
 
 def test_names_cover_the_stock_model_and_stages_share_nothing():

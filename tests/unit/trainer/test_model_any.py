@@ -124,3 +124,28 @@ def test_a_key_that_a_model_reads_where_it_is_set():
     assert build.skeleton(config_of(spec)).model.layers[0].self_attn.q_proj.weight.shape == (128, 64)
     with pytest.raises(ValueError, match="head_dimm: unknown key"):
         config_of({**spec, "head_dimm": 32})
+
+
+GEMMA4 = {
+    **SIZES, "model_type": "gemma4_text", "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16,
+    "global_head_dim": 32, "layer_types": ["sliding_attention", "full_attention"], "hidden_size_per_layer_input": 8,
+}  # fmt: skip
+
+
+def test_layers_with_settings_of_their_own():
+    config = config_of(GEMMA4, vocab_size_per_layer_input="auto")
+    model = build.skeleton(config)
+    build.check_fits(config, 300, LENGTH)
+    assert [layer.self_attn.q_proj.weight.shape[0] for layer in model.model.layers] == [4 * 16, 4 * 32]
+    assert build.shape(model, LENGTH).attention_width == (4 * 16 + 4 * 32) // 2
+    assert config_of(config.to_diff_dict()).to_dict() == config.to_dict()  # as a run's effective configuration
+    config = config_of({**GEMMA4, "per_layer_config": {"1": {"num_key_value_heads": 3}}})
+    with pytest.raises(build.ModelError, match=r"4 heads \(num_attention_heads\), no multiple of its 3 key heads"):
+        build.check_fits(config, 300, LENGTH)
+
+
+def test_a_table_of_inputs_of_each_layers_own_that_is_too_small():
+    config = config_of(GEMMA4, vocab_size_per_layer_input=299)
+    with pytest.raises(build.ModelError, match=r"has 299. Set vocab_size_per_layer_input to at least 300"):
+        build.check_fits(config, 300, LENGTH)
+    build.check_fits(config_of(GEMMA4, vocab_size_per_layer_input=299, hidden_size_per_layer_input=0), 300, LENGTH)

@@ -15,6 +15,12 @@ from trainer.model.tensor_parallel import TensorParallelError
 SIZES = {"vocab_size": 320, "num_hidden_layers": 2}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
 
+GEMMA4 = {
+    **TINY, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32, "sliding_window": 8,
+    "vocab_size_per_layer_input": "auto", "hidden_size_per_layer_input": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+
 
 def skeleton(family: str = "llama", **changes: Any):
     known = FAMILIES.get(family, {"model_type": family})
@@ -27,6 +33,7 @@ def test_slices_of_whole_heads_pass():
         tensor_parallel.check(skeleton(family), 2)
     tensor_parallel.check(skeleton("llama", tie_word_embeddings=True), 2, sequence=2)
     tensor_parallel.check(skeleton("qwen3", **TINY, num_key_value_heads=2, head_dim=16), 2)
+    tensor_parallel.check(skeleton("gemma4_text", **GEMMA4), 2)  # a plan for experts, which this one does not have
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,7 @@ def test_slices_of_whole_heads_pass():
         ("mixtral", {**TINY, "num_key_value_heads": 2, "num_local_experts": 2}, 2, "plan has moe_tp_experts, packed_colwise"),
         ("codegen", {"n_embd": 64, "n_head": 4, "rotary_dim": 8}, 2, "lie in one matrix, and not head by head"),
         ("phi", {**TINY, "qk_layernorm": True}, 2, "nothing of model.layers.0.self_attn.q_layernorm.weight, which"),
+        ("gemma4_text", {**GEMMA4, "per_layer_config": {"1": {"num_key_value_heads": 1}}}, 2, "4 heads and 1 key heads cannot"),
         ("diffllama", TINY, 2, "its plan leaves the blocks whole"),
         ("llama", {}, 4, "4 heads and 2 key heads cannot be cut into 4 slices of whole heads. Set parallel.tensor to one of 1"),
         ("llama", {"intermediate_size": 129}, 2, "model.layers.0.mlp.gate_proj has 129 outputs, which 2 slices do not divide"),
