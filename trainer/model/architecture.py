@@ -13,6 +13,8 @@ from strict_json import ConfigError, did_you_mean
 
 COMMON = ("llama", "gpt2", "gpt_neox")
 """Architectures whose keys are names that people know: where another lacks one, it is not misspelt."""
+SIZES = ("num_hidden_layers", "vocab_size")
+"""What every language model's configuration says."""
 TOKEN_KEYS = ("bos_token_id", "eos_token_id")
 
 
@@ -24,6 +26,14 @@ def check_class(config: PretrainedConfig, origin: str) -> None:
         raise ConfigError(
             f'{origin}: a "{kind}" model is no causal language model, but {what}: transformers has no AutoModelForCausalLM of '
             f'it. Choose a decoder as model_type, such as "llama" or "gpt_neox".'
+        )
+    missing = [key for key in SIZES if not hasattr(config, key)]
+    if missing:
+        text = getattr(config, "text_config", None)
+        other = text.model_type if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else COMMON[0]
+        raise ConfigError(
+            f'{origin}: a "{kind}" model is made of several, and has no {" or ".join(missing)} of its own. Choose a model of '
+            f'text alone as model_type, such as "{other}".'
         )
 
 

@@ -108,6 +108,9 @@ def _inline_config(
 
         hint = strict_json.did_you_mean(model_type, CONFIG_MAPPING_NAMES)
         raise strict_json.ConfigError(f'{origin}.model_type: transformers knows no "{model_type}".{hint}') from None
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise strict_json.ConfigError(f'{origin}.model_type: "{model_type}" has no valid defaults: {reason}') from None
     architecture.check_class(defaults, f"{origin}.model_type")
     if closed:  # Hugging Face takes any key in silence
         known = {*defaults.to_dict(), *type(defaults).attribute_map, "tie_word_embeddings", "dtype"}

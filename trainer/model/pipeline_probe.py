@@ -51,6 +51,9 @@ SMALL = {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
     "v_head_dim": 16,
+    "n_groups": 1,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 16,
     "num_experts": 4,
     "num_local_experts": 4,
     "n_routed_experts": 4,
@@ -63,6 +66,8 @@ SMALL = {
     "max_position_embeddings": 128,
 }
 """Values that a small model has, where the configuration has the key and a larger value."""
+OF_WIDTH = ("num_heads", "mamba_n_heads")
+"""Heads of state-space layers, as many as the width has room for."""
 HEADS = ("num_attention_heads", "num_key_value_heads")
 WITHIN_HEADS = tuple(key for key in SMALL if key.endswith(("head_dim", "lora_rank", "rotary_dim")))
 WIDTHS = ("hidden_size", "word_embed_proj_dim", *HEADS)
@@ -112,7 +117,8 @@ def filled(model: PreTrainedModel) -> PreTrainedModel:
 def small_config(config: PretrainedConfig, attention: str = "sdpa") -> PretrainedConfig:
     """The configuration with fewer layers (each kind of them still there) and smaller sizes. Raises what its class raises."""
     first: Exception | None = None
-    for kept in ((), WITHIN_HEADS, (*WITHIN_HEADS, *WIDTHS)):
+    within = (*WITHIN_HEADS, *OF_WIDTH)
+    for kept in (OF_WIDTH, within, WITHIN_HEADS, (*within, *WIDTHS)):
         try:
             small = _smaller(config, kept)
             model = build.skeleton(small, attention)
@@ -133,6 +139,9 @@ def _smaller(config: PretrainedConfig, kept: tuple[str, ...]) -> PretrainedConfi
     total = config.num_hidden_layers
     apart = {int(layer): own for layer, own in (values.pop("per_layer_config", None) or {}).items()}
     changes = _small_values(values, sizes, heads)
+    if OF_WIDTH[0] not in kept:
+        ratio = sizes["hidden_size"] / values["hidden_size"]
+        changes |= {key: max(1, int(values[key] * ratio)) for key in OF_WIDTH if isinstance(values.get(key), int)}
     apart = {layer: _small_values(values | own, sizes, heads, own) for layer, own in apart.items()}
     lists = {
         key: changes.get(key, value)
@@ -157,7 +166,7 @@ def _small_values(
     values: dict[str, Any], sizes: dict[str, int], heads: tuple[str, ...], only: Collection[str] | None = None
 ) -> dict[str, Any]:
     """The smaller of these values, all or those of the keys `only`."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for key, small in sizes.items():
         value = values.get(key)
         if isinstance(value, list):

@@ -39,7 +39,7 @@ class Experts:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Experts | None:
         """None where the model has no auxiliary loss, or its configuration leaves it out."""
-        coefficient = getattr(model, "router_aux_loss_coef", None)
+        coefficient = _coefficient(model)
         recorder = (getattr(model, "_can_record_outputs", None) or {}).get("router_logits")
         if not getattr(model.config, "output_router_logits", False) or coefficient is None or recorder is None:
             return None
@@ -96,5 +96,10 @@ def without_value(loss: torch.Tensor) -> torch.Tensor:
 
 def auxiliary_loss(model: PreTrainedModel, output: Any) -> torch.Tensor | None:
     """Times its coefficient, from a whole Hugging Face model's output; None where it has none."""
-    loss = getattr(output, "aux_loss", None)
-    return loss if loss is None else model.router_aux_loss_coef * loss
+    loss, coefficient = getattr(output, "aux_loss", None), _coefficient(model)
+    return None if loss is None or coefficient is None else coefficient * loss
+
+
+def _coefficient(model: PreTrainedModel) -> float | None:
+    """As a model keeps it; JetMoE has a name of its own for it."""
+    return getattr(model, "router_aux_loss_coef", getattr(model, "aux_loss_coef", None))
