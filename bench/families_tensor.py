@@ -33,7 +33,7 @@ def compared(kind: str, device: torch.device) -> str:
     try:
         config = CONFIG_MAPPING[kind](**UNSET.get(kind, {}))
         attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
-        small = tensor_probe.small_config(config, size)
+        small = tensor_probe.small_config(config, size, attention)
         model = build.skeleton(small, attention)
     except Exception as error:
         return f"no small model: {type(error).__name__}: {error}"

@@ -89,6 +89,8 @@ def _obstacle(model: PreTrainedModel, plan: dict[str, str]) -> str | None:
         return f"its plan has {', '.join(unknown)}, which AutoTP cannot do"
     if reason := PACKED.get(model.config.model_type):
         return reason
+    if any(getattr(model.config, "activation_sparsity_pattern", None) or ()):
+        return "its sparse activations (activation_sparsity_pattern) compare all features of a layer, and a slice has some"
     cut = {name for name, *_ in _cut(model, plan)}
     sliced = {name.rpartition(".")[0] for name in cut if _style(name, plan) in ("colwise", "rowwise")} - {""}
     if not sliced:

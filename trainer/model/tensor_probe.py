@@ -16,8 +16,9 @@ from trainer.model import build, pipeline_probe
 from trainer.model.tensor_parallel import Slices, TensorParallelError
 from trainer.parallel.groups import add_up
 
-TOLERANCE = 1e-4
-"""Relative, in float32; a device's matrix products may be of TF32 where the user allows it. Wrong slices are off by tenths."""
+TOLERANCE = 1e-3
+"""Relative, in float32, in which Gemma 4's gradients are 2e-4 apart (2e-7 in float64, but for its norms); a device's matrix
+products may be of TF32 where the user allows it. Wrong slices are off by tenths."""
 
 
 def check(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, device: torch.device) -> None:
@@ -28,9 +29,9 @@ def check(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, de
         "Set parallel.tensor to 1 and parallel.zero_stage to 3 (with pipeline_stages 1); and choose another run.folder, or "
         "remove this one."
     )
-    small, attention = small_config(config, size), "sdpa" if attention.startswith("flash") else attention
+    attention = "sdpa" if attention.startswith("flash") else attention
     try:
-        apart = compare(small, attention, group, device)
+        apart = compare(small_config(config, size, attention), attention, group, device)
     except Exception as error:  # whatever a stranger's model class raises, on slices of it
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise TensorParallelError(f"{where} cannot be shown to train in slices ({reason}). {way_out}") from None
@@ -41,13 +42,17 @@ def check(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, de
         )
 
 
-def small_config(config: PretrainedConfig, size: int) -> PretrainedConfig:
+def small_config(config: PretrainedConfig, size: int, attention: str = "sdpa") -> PretrainedConfig:
     """That of pipeline_probe, with sizes that `size` slices divide, and key heads shared by two heads where they are shared."""
-    values, names = pipeline_probe.small_config(config).to_dict(), type(config).attribute_map
+    values, names = pipeline_probe.small_config(config, attention).to_dict(), type(config).attribute_map
     everywhere = config.to_dict()
     for own in (values.get("per_layer_config") or {}).values():
         own.update({key: value for key, value in _sizes(everywhere | own, names, size).items() if key in own})
-    return type(config).from_dict({**values, **_sizes(everywhere, names, size)})
+    sizes = {
+        key: [one] * len(values[key]) if isinstance(values[key], list) else one
+        for key, one in _sizes(everywhere, names, size).items()
+    }
+    return type(config).from_dict({**values, **sizes})
 
 
 def _sizes(values: dict[str, Any], names: dict[str, str], size: int) -> dict[str, int]:
@@ -65,8 +70,7 @@ def _sizes(values: dict[str, Any], names: dict[str, str], size: int) -> dict[str
         "vocab_size": 32 * size,
     }
     known = {names.get(key, key): value for key, value in wanted.items()}
-    lists = {key: [value] * len(values[key]) for key, value in known.items() if isinstance(values.get(key), list)}
-    return {key: value for key, value in known.items() if isinstance(values.get(key), int)} | lists
+    return {key: value for key, value in known.items() if isinstance(values.get(key), (int, list))}
 
 
 def compare(config: PretrainedConfig, attention: str, group: dist.ProcessGroup, device: torch.device) -> float:

@@ -20,6 +20,7 @@ GEMMA4 = {
     "vocab_size_per_layer_input": "auto", "hidden_size_per_layer_input": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
+GEMMA3N = {key: value for key, value in GEMMA4.items() if key != "global_head_dim"} | {"num_kv_shared_layers": 0}
 
 
 def skeleton(family: str = "llama", **changes: Any):
@@ -33,6 +34,7 @@ def test_slices_of_whole_heads_pass():
         tensor_parallel.check(skeleton(family), 2)
     tensor_parallel.check(skeleton("llama", tie_word_embeddings=True), 2, sequence=2)
     tensor_parallel.check(skeleton("qwen3", **TINY, num_key_value_heads=2, head_dim=16), 2)
+    tensor_parallel.check(skeleton("gemma3n_text", **GEMMA3N), 2)
     tensor_parallel.check(skeleton("gemma4_text", **GEMMA4), 2)  # a plan for experts, which this one does not have
 
 
@@ -44,6 +46,7 @@ def test_slices_of_whole_heads_pass():
         ("codegen", {"n_embd": 64, "n_head": 4, "rotary_dim": 8}, 2, "lie in one matrix, and not head by head"),
         ("phi", {**TINY, "qk_layernorm": True}, 2, "nothing of model.layers.0.self_attn.q_layernorm.weight, which"),
         ("gemma4_text", {**GEMMA4, "per_layer_config": {"1": {"num_key_value_heads": 1}}}, 2, "4 heads and 1 key heads cannot"),
+        ("gemma3n_text", GEMMA3N | {"activation_sparsity_pattern": [0.95, 0.0]}, 2, "sparse activations (activation_sparsity"),
         ("diffllama", TINY, 2, "its plan leaves the blocks whole"),
         ("llama", {}, 4, "4 heads and 2 key heads cannot be cut into 4 slices of whole heads. Set parallel.tensor to one of 1"),
         ("llama", {"intermediate_size": 129}, 2, "model.layers.0.mlp.gate_proj has 129 outputs, which 2 slices do not divide"),
