@@ -152,6 +152,7 @@ def measured(plan: Any, loss: Loss, dtype: torch.dtype, device: torch.device) ->
         if isinstance(layer, Block):
             layer.recompute = recompute.of_block(section.activation_checkpointing, layer.index)
             key += (kinds[layer.index], layer.recompute)
+            key += (layer.index,) if layer.stock.wiring.last else ()  # later blocks take what this one makes
         held = tuple(f"{name}." for name in (layer if layer.parts else row[0]).parts.values())
         chunks = {name: module for name, module in build.chunks(model) if f"{name}.".startswith(held)}
         if key not in seconds:

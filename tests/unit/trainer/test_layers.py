@@ -73,7 +73,7 @@ def test_tied_and_untied_heads_with_dropout(kind, tied):
     assert not torch.allclose(model(tokens).logits, model.eval()(tokens).logits)  # there was some
 
 
-@pytest.mark.parametrize("kind", ["bloom", "gemma3_text", "gpt2", "llama", "mistral", "opt"])
+@pytest.mark.parametrize("kind", ["bloom", "gemma3_text", "gemma4_text", "gpt2", "llama", "mistral", "opt"])
 def test_documents_stay_apart_in_a_row_of_layers(kind):
     document_mask.install()
     config = build.load_config({**ALL[kind], "vocab_size": "auto"}, 300, 0, 32)
