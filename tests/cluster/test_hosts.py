@@ -139,28 +139,26 @@ def test_uneven_hosts_without_a_shared_disk_killed_and_resumed(cluster, curve):
     assert "matched within" in export(run[0], cluster.folder / "export")["probe"]
 
 
-def test_stages_and_replicas_across_hosts(cluster, curve):
-    """2 stages x 2 replicas on 1, 2 and 1 ranks: both a stage's replicas and a replica's stages lie on several hosts."""
-    words = write(cluster, "stages", zero_stage=1, pipeline_stages=2)
-    line = [*deepspeed(cluster, 1, 2, 1), *words]
-    code, said = cluster.run([*line, "--set", f"schedule.total_tokens={2 * BATCH}"], cluster.folder / "stages.log")
+def stopped_and_resumed(cluster: Hosts, name: str, **parallel: int) -> list[Path]:
+    """The run folders, on every host, of a run on 1, 2 and 1 ranks that was stopped half-way and started again."""
+    line, log = [*deepspeed(cluster, 1, 2, 1), *write(cluster, name, **parallel)], cluster.folder / f"{name}.log"
+    code, said = cluster.run([*line, "--set", f"schedule.total_tokens={2 * BATCH}"], log)
     assert code == 0, said[-4000:]
-    code, said = cluster.run(line, cluster.folder / "stages.log")
+    code, said = cluster.run(line, log)
     assert code == 0, said[-4000:]
     assert "step 3/4" in said and "step 2/4" not in said
-    assert same(losses(cluster.private(0) / "stages"), curve)
+    return [cluster.private(number) / name for number in range(cluster.count)]
+
+
+def test_stages_and_replicas_across_hosts(cluster, curve):
+    """2 stages x 2 replicas: both a stage's replicas and a replica's stages lie on several hosts."""
+    run = stopped_and_resumed(cluster, "stages", zero_stage=1, pipeline_stages=2)
+    assert same(losses(run[0]), curve)
 
 
 def test_stages_and_slices_across_hosts(cluster, curve):
-    """2 stages x 2 slices of matrices on 1, 2 and 1 ranks: a stage's slices lie on two hosts, and so on two disks."""
-    words = write(cluster, "slices", zero_stage=1, pipeline_stages=2, tensor=2)
-    line = [*deepspeed(cluster, 1, 2, 1), *words]
-    code, said = cluster.run([*line, "--set", f"schedule.total_tokens={2 * BATCH}"], cluster.folder / "slices.log")
-    assert code == 0, said[-4000:]
-    code, said = cluster.run(line, cluster.folder / "slices.log")
-    assert code == 0, said[-4000:]
-    assert "step 3/4" in said and "step 2/4" not in said
-    run = [cluster.private(number) / "slices" for number in range(3)]
+    """2 stages x 2 slices of matrices: a stage's slices lie on two hosts, and so on two disks."""
+    run = stopped_and_resumed(cluster, "slices", zero_stage=1, pipeline_stages=2, tensor=2)
     assert same(losses(run[0]), curve)
     for part in run[1:]:
         shutil.copytree(part / CHECKPOINTS, run[0] / CHECKPOINTS, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_FILE))
