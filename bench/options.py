@@ -80,6 +80,8 @@ STAGES = {"zero_stage": 1, "pipeline_stages": 2}
 WAYS = {
     "ZeRO-1 optimizer cpu": Way(ZERO1, {"offload_optimizer": CPU}),
     "ZeRO-2 optimizer cpu": Way(ZERO2, {"offload_optimizer": CPU}),
+    "ZeRO-2 optimizer cpu, after none": Way(ZERO2, {"offload_optimizer": CPU}, before={}, resumed=1e-6),
+    "ZeRO-1 none, after optimizer cpu": Way(ZERO1, before={"offload_optimizer": CPU}, resumed=1e-6),
     "ZeRO-3 optimizer cpu": Way(ZERO3, {"offload_optimizer": CPU}),
     "ZeRO-3 parameters cpu": Way(ZERO3, {"offload_param": CPU}),
     "ZeRO-3 both cpu": Way(ZERO3, {"offload_optimizer": CPU, "offload_param": CPU}),

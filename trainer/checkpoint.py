@@ -25,6 +25,7 @@ from trainer.data.loader import MicroBatch
 from trainer.engine import PipelineEngine, ZeroEngine
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import named_ranks
+from trainer.optimizer import conform
 from trainer.parallel.topology import Topology
 from trainer.preflight import RunPlan
 from trainer.run_folder import CHECKPOINTS, PARTIAL_PREFIX, STATE_FILE, checkpoint_name, checkpoints_in, read_state
@@ -131,6 +132,7 @@ def load(engine: ZeroEngine | PipelineEngine, checkpoint: Path) -> None:
         wrapped._get_all_ckpt_names = lambda folder, tag: [wrapped._get_ckpt_name(folder, tag)] * wrapped.mp_world_size
     with swapped_states.loaded(wrapped):
         path, _ = wrapped.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name, load_lr_scheduler_states=False)
+    conform(wrapped.basic_optimizer)
     if path is None:
         raise CheckpointError(f"{checkpoint}: DeepSpeed found no checkpoint files for this rank there.")
 

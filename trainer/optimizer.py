@@ -26,3 +26,18 @@ def adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.opti
     """The optimizer, at a learning rate of 0 until the loop sets that of its first step."""
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, lr=0.0, betas=section.betas, eps=section.eps, fused=fused or None)
+
+
+def conform(optimizer: torch.optim.Optimizer) -> None:
+    """Settings and counts of loaded states as this optimizer keeps them, where another AdamW wrote them: torch's counts steps
+    in tensors, DeepSpeed's for CPUs in integers."""
+    in_integers = hasattr(optimizer, "ds_opt_adam")
+    on_device = any(group.get("fused") for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        for name, value in optimizer.defaults.items():
+            group.setdefault(name, value)
+    for state in optimizer.state.values():
+        if "step" in state:
+            device = state["exp_avg"].device if on_device else "cpu"
+            count = float(state["step"])
+            state["step"] = int(count) if in_integers else torch.tensor(count, device=device)

@@ -54,9 +54,6 @@ def loaded(engine: Any) -> Iterator[None]:
 
     def load(state: dict[str, Any], load_optimizer_states: bool = True) -> None:
         state = regrouped(state, *_sub_groups(optimizer))
-        for one in state[STATES]["state"].values():  # DeepSpeed's CPU optimizer counts in int, torch's in tensors
-            if "step" in one:
-                one["step"] = int(one["step"]) if optimizer.offload_optimizer else torch.tensor(float(one["step"]))
         _restore(optimizer, state) if disk else plain(state, load_optimizer_states)
 
     with _replaced(engine, "zero_nvme_offload_optimizer", lambda: False), \
