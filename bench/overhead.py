@@ -13,6 +13,7 @@ the rounds of the tokens/s of all devices, and the medians of the ratios within 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -43,6 +44,8 @@ from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import current_process
 from trainer.preflight import RunPlan, prepare
 
+M_ARENA_MAX = -8
+"""Parameter of mallopt(3)."""
 OURS, BARE, HF = "moenda", "bare DeepSpeed", "HF Trainer"
 WAYS = {
     "ZeRO-0": {"zero_stage": 0, "pipeline_stages": 1},
@@ -164,6 +167,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--local_rank", type=int)
     options = parser.parse_args()
+    one_heap()
     process = current_process()
     logging.disable(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
@@ -184,6 +188,14 @@ def main() -> int:
     if process.is_first and options.output:
         options.output.write_text(json.dumps(tables, indent=1) + "\n")
     return 0
+
+
+def one_heap() -> None:
+    """Let the loops' threads allocate as a process does in its main thread, where each loop runs in real life: glibc's heaps of
+    threads give memory back whatever mallopt(3) says."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def overrides(way: str | None, folder: Path) -> list[str]:
