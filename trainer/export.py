@@ -111,10 +111,7 @@ def _copy_tokenizer(folder: str | None, output: Path) -> None:
 def _compare(model: PreTrainedModel, folder: Path, precision: str) -> dict[str, Any]:
     """Load the folder as a user will, and compare logits on random tokens."""
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision]).eval()
-    for (
-        name,
-        parameter,
-    ) in loaded.named_parameters():  # Hugging Face keeps some in float32 (DeepSeek-V4)
+    for name, parameter in loaded.named_parameters():  # Hugging Face keeps some in float32 (DeepSeek-V4)
         model.get_parameter(name).data = model.get_parameter(name).data.to(parameter.dtype)
     length = min(64, getattr(model.config, "max_position_embeddings", 64))
     tokens = torch.randint(model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
