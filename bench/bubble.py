@@ -41,7 +41,8 @@ from torch import distributed as dist
 
 from tests.corpora import write_shards
 from trainer.data.loader import Loader
-from trainer.engine import build_engine, process_group
+from trainer.devices import process_group
+from trainer.engine import build_engine
 from trainer.hosts.launch_env import Process, current_process
 from trainer.preflight import prepare
 

@@ -22,7 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from bench.families import UNSET, architectures
-from trainer.engine import process_group
+from trainer.devices import process_group
 from trainer.hosts.launch_env import current_process
 from trainer.model import build, tensor_parallel, tensor_probe
 

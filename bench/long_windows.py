@@ -60,7 +60,8 @@ def our_step(way: dict[str, Any], window: int, folder: Path) -> Callable[[], Any
     from tests.corpora import write_shards
     from tests.models import run_file
     from trainer.data.loader import Loader
-    from trainer.engine import build_engine, init_distributed
+    from trainer.devices import init_distributed
+    from trainer.engine import build_engine
     from trainer.hosts.launch_env import current_process
     from trainer.preflight import prepare
 

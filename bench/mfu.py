@@ -37,7 +37,7 @@ from bench.overhead import Finished, our_loop
 from bench.overhead_rivals import bare_loop, hugging_face_loop
 from tests.corpora import write_shards
 from trainer import flops
-from trainer.engine import device_name, process_group
+from trainer.devices import device_name, process_group
 from trainer.hosts.launch_env import current_process
 from trainer.model import build
 from trainer.preflight import RunPlan, prepare

@@ -33,7 +33,7 @@ from torch import distributed as dist
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer import run_folder
-from trainer.engine import process_group
+from trainer.devices import process_group
 from trainer.export import export
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process

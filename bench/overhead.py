@@ -39,7 +39,7 @@ from torch import distributed as dist
 import trainer.train
 from bench.overhead_rivals import bare_loop, bare_pipeline_loop, hugging_face_loop
 from trainer.data.loader import Loader
-from trainer.engine import process_group
+from trainer.devices import process_group
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import current_process
 from trainer.preflight import RunPlan, prepare

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from data_prep.shards import Windows
-from trainer.engine import DTYPES
+from trainer.devices import DTYPES
 from trainer.preflight import RunPlan
 
 

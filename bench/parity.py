@@ -34,7 +34,7 @@ from data_prep.shards import TokenShards
 from tests.corpora import write_shards
 from tests.models import EAGER, FAMILIES, MORE_FAMILIES, run_file
 from trainer import run_folder
-from trainer.engine import process_group
+from trainer.devices import process_group
 from trainer.export import export
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process

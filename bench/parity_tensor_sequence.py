@@ -37,7 +37,7 @@ from bench.parity import plain_model
 from tests.corpora import write_shards
 from tests.models import FAMILIES, run_file
 from trainer.data.loader import Loader
-from trainer.engine import process_group
+from trainer.devices import process_group
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process
 from trainer.lr_schedule import learning_rate

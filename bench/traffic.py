@@ -156,7 +156,7 @@ def work(options: argparse.Namespace, folder: Path) -> int:
     """One rank: every way in turn; the first rank prints and writes the table."""
     from torch import distributed as dist
 
-    from trainer.engine import process_group
+    from trainer.devices import process_group
     from trainer.hosts.launch_env import current_process
 
     process, rows = current_process(), []

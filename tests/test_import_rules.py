@@ -25,8 +25,8 @@ WITHOUT_TORCH = (
     "parallel/plan_table", "parallel/topology", "parallel/traffic",
 )  # fmt: skip
 WITH_DEEPSPEED = {
-    "trainer/engine.py", "trainer/checkpoint.py", "trainer/deepspeed_values.py", "trainer/model/pipeline.py",
-    "trainer/model/tensor_parallel.py", "trainer/hosts/compiled_ops.py",
+    "trainer/engine.py", "trainer/checkpoint.py", "trainer/devices.py", "trainer/deepspeed_values.py",
+    "trainer/model/pipeline.py", "trainer/model/tensor_parallel.py", "trainer/hosts/compiled_ops.py",
 }  # fmt: skip
 
 

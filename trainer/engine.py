@@ -6,10 +6,7 @@ checkpoints.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,17 +14,15 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.accelerator import get_accelerator
 from deepspeed.utils.bwc import bwc_tensor_model_parallel_rank
 from pydantic import BaseModel
-from torch import distributed as dist
 from torch import nn
 
 from trainer import offload
 from trainer.config import OptimizerSection
 from trainer.data.loader import MicroBatch, StepBatch
+from trainer.devices import DTYPES
 from trainer.flops import ModelShape
-from trainer.hosts.launch_env import Process, find_first_process
 from trainer.lr_schedule import ScheduleSection, learning_rate
 from trainer.model import (
     build,
@@ -47,12 +42,6 @@ from trainer.optimizer import adamw, parameter_groups
 from trainer.parallel.groups import ParallelGroups, add_up, adding_up
 from trainer.preflight import RunPlan
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-MALLOC = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**30}
-"""mallopt(3) on CPUs, bytes: larger blocks are mapped and given back each for itself (at most this, by the default too); of the
-heap's free end, this much is kept."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass(frozen=True)
 class StepResult:
@@ -64,68 +53,6 @@ class StepResult:
     """int64 [2]: real targets of the global batch, and the ledger's digest of its windows, modulo 2^64."""
     grad_norm: torch.Tensor | float | None
     """Global L2 norm of the gradient before clipping."""
-
-
-GPU_KEYS = (
-    "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights", "super_offload"
-)  # fmt: skip
-"""Of zero_optimization, or of offload_optimizer in it: what DeepSpeed's kernels for GPUs do."""
-
-
-class DeviceError(ValueError):
-    """This machine's devices cannot run what is asked."""
-
-
-def check_device(precision: str, ds_config: dict[str, Any]) -> None:
-    """Raise DeviceError when the devices of this machine cannot compute in "fp16" or "bf16", or are CPUs and DeepSpeed's
-    configuration is for GPUs alone."""
-    accelerator = get_accelerator()
-    zero = ds_config["zero_optimization"]
-    wanted = [key for key in GPU_KEYS if zero.get(key) or (zero.get("offload_optimizer") or {}).get(key)]
-    if wanted and accelerator.device_name() == "cpu":
-        raise DeviceError(
-            f"deepspeed.zero_optimization has {wanted[0]}, which needs a GPU; there are CPUs here. Remove the key."
-        )
-    supported = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
-    if precision in supported and not supported[precision]():
-        others = [name for name, test in supported.items() if test()] + ["fp32"]
-        raise DeviceError(
-            f"deepspeed.{precision}: {accelerator.device_name()} devices here cannot train in {precision}. They can in "
-            f"{' or '.join(others)}: enable that key, or neither for fp32."
-        )
-
-
-def init_distributed(process: Process) -> torch.device:
-    """Join the job's process group and choose this process's device."""
-    # DeepSpeed's to mend; a line per collective and rank would bury the progress lines
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    find_first_process(process)
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        # DeepSpeed would compile its shared-memory collective, which only inference uses: a minute at the first start,
-        # and for ever when a killed build has left its lock file behind.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        _keep_freed_memory()
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // process.local_world_size))
-    else:
-        accelerator.set_device(process.local_rank)
-    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False)
-    return torch.device(accelerator.current_device_name())
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc's malloc keep what tensors free for the next ones, and the peak of memory stay. By its defaults it gives pages
-    back in every step, which the system then fills with zeros again."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and not any(name.startswith("MALLOC_") for name in os.environ):
-        for parameter, size in MALLOC.items():
-            libc.mallopt(parameter, size)
-
-
-def device_type() -> str:
-    """Kind of this machine's devices: "cpu", "cuda", ..."""
-    return get_accelerator().device_name()
 
 
 class _Engine:
@@ -464,19 +391,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return {key: _plain(inner) for key, inner in vars(value).items()} if hasattr(value, "__dict__") else str(type(value))
-
-
-def device_name(device: torch.device) -> str:
-    """The accelerator's marketing name, or "cpu"."""
-    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
-
-
-@contextmanager
-def process_group(process: Process) -> Iterator[torch.device]:
-    """The job's process group for the length of a `with` block; yields this process's device."""
-    device = init_distributed(process)
-    try:
-        yield device
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from data_prep.shards.storage import is_remote, join, read_whole
 from trainer import checkpoint, checkpoint_files
-from trainer.engine import DTYPES
+from trainer.devices import DTYPES
 from trainer.model import build, fused_loss
 from trainer.run_folder import CHECKPOINTS, checkpoint_name, checkpoints_in, read_record, read_state
 

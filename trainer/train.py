@@ -23,7 +23,8 @@ import torch
 from data_prep.shards import ShardError
 from trainer import checkpoint, endings, evaluation, run_folder, takedown_record
 from trainer.data.loader import Loader
-from trainer.engine import build_engine, check_device, device_name, device_type, process_group
+from trainer.devices import check_device, device_name, device_type, process_group
+from trainer.engine import build_engine
 from trainer.hosts import agreement, compiled_ops, disks, swap_folders
 from trainer.hosts.disks import Disk
 from trainer.hosts.launch_env import Process, current_process
