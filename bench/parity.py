@@ -13,6 +13,7 @@ compares logits and loss.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -62,10 +63,9 @@ WAYS: dict[str, tuple[dict[str, Any], bool | int | str]] = {
     "2 stages + ZeRO-1, selective": ({"zero_stage": 1, "pipeline_stages": 2, "pipeline_partition": "uniform"}, "selective"),
 }
 """parallel, model.activation_checkpointing."""
-FOR_ALL = ("ZeRO-3", "2 stages")
-"""Ways of the families beyond the first three."""
-EXPORTED = "2 stages"
-"""The way whose models are exported: ExportError where that gives another model."""
+STAGED = {"fp32": "2 stages", "bf16": "2 stages + ZeRO-1"}
+"""By precision, the way of all families, beside ZeRO-3, whose models are exported: ExportError where that gives another model.
+In bf16, stages need ZeRO-1."""
 RECOMPUTED: Model = ("llama", False)
 """The model that is also trained with activation checkpointing."""
 QUICK: list[Model] = [
@@ -93,11 +93,14 @@ def models(families: list[str], quick: bool) -> list[Model]:
     return [(name, tied) for name in families if name in FAMILIES for tied in (True, False)] + rest
 
 
-def ways(model: Model, chosen: list[str]) -> list[str]:
+def ways(model: Model, chosen: list[str], precision: str) -> list[str]:
     """In which ways a model is trained."""
+    if precision == "bf16":
+        chosen = [way for way in chosen if WAYS[way][0]["zero_stage"] or "pipeline_stages" not in WAYS[way][0]]
     if model == RECOMPUTED:
         return chosen
-    return [way for way in chosen if way in FOR_ALL or (model[0] in FAMILIES and not WAYS[way][1])]
+    for_all = ("ZeRO-3", STAGED[precision])
+    return [way for way in chosen if way in for_all or (model[0] in FAMILIES and not WAYS[way][1])]
 
 
 def plain_model(plan: RunPlan, attention: str) -> tuple[PreTrainedModel, torch.optim.AdamW]:
@@ -210,15 +213,16 @@ def main() -> int:
     curves, plans, staged = {}, {}, []
     with process_group(process) as device:
         folder = shared_folder(process.is_first)
+        of = functools.partial(ways, chosen=options.ways, precision=options.precision)
         # the pipelines last: DeepSpeed keeps their topology in a global that its ZeRO engine then trips over
-        pairs = ((way, *model) for way in options.ways for model in chosen if way in ways(model, options.ways))
+        pairs = ((way, *model) for way in options.ways for model in chosen if way in of(model))
         for way, family, tied in pairs:
             plan = prepare_everywhere(folder, family, tied, way, options.steps, options.precision, process)
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
                 train(plan, process, device, Disk.of_all(process.world_size))
             curves[family, tied, way] = read_metrics(plan.folder / METRICS_FILE) if process.is_first else []
             plans[family, tied] = plan
-            if way == EXPORTED:
+            if way == STAGED[options.precision]:
                 staged.append(plan)
     if not process.is_first:
         return 0
@@ -227,7 +231,7 @@ def main() -> int:
     suffix = f" on {process.world_size} ranks"
     for family, tied in chosen:
         plain = plain_loop(plans[family, tied])
-        for way in ways((family, tied), options.ways):
+        for way in of((family, tied)):
             logged = [(row["loss"], row["grad_norm"]) for row in curves[family, tied, way]]
             losses, norms = (
                 largest_difference(*pair) for pair in zip(zip(*logged, strict=True), zip(*plain, strict=True), strict=True)

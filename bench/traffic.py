@@ -162,6 +162,8 @@ def work(options: argparse.Namespace, folder: Path) -> int:
     process, rows = current_process(), []
     with process_group(process) as device:
         for name in sorted(options.ways, key=list(WAYS).index):
+            if options.precision == "bf16" and WAYS[name].pipeline_stages > 1 and not WAYS[name].zero_stage:
+                continue  # is refused
             with open(os.devnull, "w") as silence, redirect_stdout(silence):
                 mine = {"way": name, **measure(WAYS[name], options.precision, process, device, folder)}
             everyone: list[Any] = [None] * process.world_size

@@ -148,6 +148,13 @@ def test_fp16_needs_zero():
         assert "deepspeed.fp16 with parallel.zero_stage 0" in said and "Set parallel.zero_stage to 1" in said
 
 
+def test_stages_without_zero_could_not_be_resumed_in_bf16():
+    section = {"bf16": {"enabled": True}}
+    said = refusal(section, parallel={"zero_stage": 0, "pipeline_stages": 2})
+    assert "parallel.pipeline_stages 2 with parallel.zero_stage 0 in bf16" in said and "Set parallel.zero_stage to 1" in said
+    assert derive(section, parallel={"zero_stage": 1, "pipeline_stages": 2})
+
+
 def test_slices_without_zero_would_be_clipped_by_one_of_them():
     section = {"bf16": {"enabled": True}}
     said = refusal(section, parallel={"zero_stage": 0, "tensor": 2})
