@@ -155,8 +155,8 @@ def _derive_splits(result: dict[str, Any], config: RunConfig) -> None:
         )
     if parallel.pipeline_stages > 1 and parallel.zero_stage == 0 and precision(result) == "bf16":
         raise ConfigError(
-            f"parallel.pipeline_stages {parallel.pipeline_stages} with parallel.zero_stage 0 in bf16: DeepSpeed cannot go on from "
-            f"what its bf16 optimizer saves without ZeRO. Set parallel.zero_stage to 1, or train in fp32."
+            f"parallel.pipeline_stages {parallel.pipeline_stages} with parallel.zero_stage 0 in bf16: DeepSpeed cannot go on "
+            f"from what its bf16 optimizer saves without ZeRO. Set parallel.zero_stage to 1, or train in fp32."
         )
     _derive_key(result, "tensor_parallel.autotp_size", parallel.tensor, "parallel.tensor")
     _derive_key(result, "sequence_parallel_size", parallel.sequence, "parallel.sequence")
