@@ -37,7 +37,7 @@ from trainer.model import (
 )
 from trainer.model.loss import Loss, compiled_nll_sum, micro_batch_weight, nll_sum
 from trainer.model.sequence_parallel import SequenceParallel
-from trainer.model.tensor_parallel import Slices
+from trainer.model.tensor_parallel import Slices, keep_products
 from trainer.optimizer import adamw, parameter_groups
 from trainer.parallel.groups import ParallelGroups, add_up, adding_up
 from trainer.preflight import RunPlan
@@ -200,6 +200,8 @@ class PipelineEngine(_Engine):
         self._is_first, self._is_last = grid.get_stage_id() == 0, grid.get_stage_id() == grid.pipe_parallel_size - 1
         self._data_group = groups.data if groups else grid.get_data_parallel_group()
         self._stock, self._parts, self._ranks = model.stock, parts, grid.data_parallel_size
+        if model.stock.wiring.last:  # slices differ in what travels beside hidden states: each sends its own, not a share of it
+            self.deepspeed.is_pipe_partitioned = self.deepspeed.is_grad_partitioned = False
         self._sent: tuple[torch.Size, bool] | None = None
         self._loss_of_logits = loss_of_logits(plan)
         self.deepspeed.module.loss_fn = self._loss
@@ -307,6 +309,8 @@ def _build(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:
     groups = ParallelGroups(plan.topology) if plan.topology.splits_replicas else None
     if plan.topology.tensor > 1:
         tensor_probe.check(plan.hf_config, model.attention, groups.tensor, device)
+        if model.activation_checkpointing == "selective":
+            keep_products()
     slices = Slices(skeleton, groups.tensor) if plan.topology.tensor > 1 else None
     parts = SequenceParallel(groups.sequence) if plan.topology.sequence > 1 else None
     if plan.topology.pipeline_stages > 1:

@@ -22,7 +22,7 @@ from trainer.model.loss import nll_sum
 
 @pytest.mark.launcher
 def test_one_curve_resumed_and_exported(tmp_path):
-    rows = parity(tmp_path, 2)
+    rows = parity(tmp_path, 2, 10)
     ways = {row["way"].split(",")[0] for row in rows}
     assert ways >= {f"{axis} 2 x ZeRO-{stage}" for axis in ("tensor", "sequence") for stage in range(4)}
     assert any("sequence_length 32768" in row["way"] for row in rows)
@@ -34,7 +34,7 @@ def test_one_curve_resumed_and_exported(tmp_path):
 
 @pytest.mark.launcher
 def test_stages_of_slices_and_of_parts(tmp_path):
-    rows = parity(tmp_path, 4)
+    rows = parity(tmp_path, 4, 4)
     ways = {f"pipeline_stages 2 x {axis} 2 x ZeRO-{stage}" for axis in ("tensor", "sequence") for stage in (0, 1)}
     assert {row["way"].split(",")[0] for row in rows} == ways
     for row in rows:
@@ -44,12 +44,11 @@ def test_stages_of_slices_and_of_parts(tmp_path):
             check_export(Path(row["run"]), tmp_path / "validation")
 
 
-def parity(folder: Path, ranks: int) -> list[dict]:
+def parity(folder: Path, ranks: int, steps: int) -> list[dict]:
     """The rows of the bench's telling cases; asserts that it was content with them."""
     table = folder / "table.json"
-    done = launch.run(
-        ranks, "bench/parity_tensor_sequence.py", "--telling", "--folder", str(folder), "--output", str(table)
-    )
+    options = ("--telling", "--steps", str(steps), "--folder", str(folder), "--output", str(table))
+    done = launch.run(ranks, "bench/parity_tensor_sequence.py", *options)
     assert done.returncode == 0 and table.is_file(), done.stdout[-3000:] + done.stderr[-3000:]
     rows = json.loads(table.read_text())
     assert [row for row in rows if not row["good"]] == []

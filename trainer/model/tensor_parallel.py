@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
@@ -163,3 +164,22 @@ class Slices:
         self._autotp.register_replicated_grad_hooks(self._model)
         setattr(self._model, UNIVERSAL_CHECKPOINT_INFO, collect_autotp_universal_checkpoint_info(self._model))
         self._model.ds_autotp_parsed = True
+
+
+def keep_products() -> None:
+    """Let DeepSpeed add up the slices' products in a copy. It does so in place: what selective activation checkpointing keeps
+    of a product would be the sum already, which the recomputation then adds up once more."""
+    from deepspeed.module_inject import layers
+
+    plain = layers.RowParallel
+    if getattr(plain, "in_a_copy", False):
+        return
+
+    class RowParallel(plain):
+        in_a_copy = True
+
+        @staticmethod
+        def forward(context: Any, group: dist.ProcessGroup, products: torch.Tensor, is_inference_mode: bool) -> torch.Tensor:
+            return plain.forward(context, group, products.clone(), is_inference_mode)
+
+    layers.RowParallel = RowParallel
