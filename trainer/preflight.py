@@ -323,6 +323,12 @@ def _check_model(settings: config.RunConfig, hf_config: Any, corpus: Corpus, lay
             "model.compile with parallel.tensor or parallel.sequence: blocks that exchange activations between ranks are not "
             "compiled. Set model.compile to false."
         )
+    if layout.tensor > 1 and settings.parallel.zero_stage == 3 and settings.model.activation_checkpointing == "selective":
+        raise PreflightError(
+            'model.activation_checkpointing "selective" with parallel.tensor and parallel.zero_stage 3: DeepSpeed gathers the '
+            "slices' parameters otherwise when a block is computed again, and PyTorch refuses that. Set "
+            "activation_checkpointing to true, or zero_stage to 1 or 2."
+        )
     if layout.tensor > 1:
         tensor_parallel.check(model, layout.tensor, layout.sequence)
     if layout.sequence > 1:

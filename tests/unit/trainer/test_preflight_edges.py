@@ -65,6 +65,12 @@ def test_a_shard_of_another_build_under_the_same_name(tmp_path):
     refused(tmp_path, run_file(tmp_path / "run", folder), "data.train", "shard-00001.tokens", "replaced after the build")
 
 
+def test_selective_recomputation_of_slices_under_zero_3(tmp_path, shards):
+    model = {"config": {**FAMILIES["llama"], "vocab_size": "auto"}, "activation_checkpointing": "selective"}
+    config = run_file(tmp_path / "run", shards, model=model, parallel={"zero_stage": 3, "tensor": 2})
+    refused(tmp_path, config, '"selective" with parallel.tensor and parallel.zero_stage 3', "to true, or zero_stage to 1 or 2")
+
+
 def test_a_run_keeps_the_keys_of_deepspeed_that_change_its_numbers(tmp_path, shards):
     def identity(deepspeed: dict[str, Any]) -> dict[str, Any]:
         return plan(tmp_path, run_file(tmp_path / "run", shards, deepspeed=deepspeed)).record["identity"]
