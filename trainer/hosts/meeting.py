@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -130,9 +130,10 @@ class Meeting:
         self._say(mine, failed)
         self._store.wait([self._key("verdict")], timedelta(seconds=self._patience + _FAREWELL_S))
         verdict = json.loads(self._store.get(self._key("verdict")))
-        self._store.add(self._key("read"), 1)
-        if "error" in verdict:  # a launcher ends all ranks of a host with the first: rank 0 must have told everyone by then
-            self._store.wait([self._key("closed")], timedelta(seconds=2 * _FAREWELL_S))
+        with suppress(DistError, RuntimeError):  # rank 0 may be gone as soon as it knows that all have heard
+            self._store.add(self._key("read"), 1)
+            if "error" in verdict:  # a launcher ends all ranks of a host with the first: rank 0 must have told everyone by then
+                self._store.wait([self._key("closed")], timedelta(seconds=2 * _FAREWELL_S))
         return verdict
 
     def _say(self, mine: Any, failed: bool) -> None:
