@@ -14,6 +14,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import distributed as dist
 
+from trainer.ds_config import QUANTIZED
 from trainer.hosts.launch_env import Process, find_first_process
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -21,9 +22,7 @@ MALLOC = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**30}
 """mallopt(3) on CPUs, bytes: larger blocks are mapped and given back each for itself (at most this, by the default too); of the
 heap's free end, this much is kept."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-GPU_KEYS = (
-    "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights", "super_offload"
-)  # fmt: skip
+GPU_KEYS = (*QUANTIZED, "super_offload")
 """Of zero_optimization, or of offload_optimizer in it: what DeepSpeed's kernels for GPUs do."""
 
 

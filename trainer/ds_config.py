@@ -44,6 +44,10 @@ PIPELINE_ELSEWHERE = {
 """The same, of keys in DeepSpeed's section `pipeline`, the first two of which it reads nowhere."""
 
 
+QUANTIZED = ("zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights")
+"""Of zero_optimization: what ZeRO++ (arXiv 2306.10209) sends or keeps in fewer bits, by kernels for GPUs."""
+
+
 def precision(deepspeed: dict[str, Any]) -> str:
     """ "bf16", "fp16" or "fp32", as the `deepspeed` section's bf16 and fp16 keys say."""
     enabled = [key for key in ("bf16", "bfloat16", "fp16") if deepspeed.get(key, {}).get("enabled") is True]

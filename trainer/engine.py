@@ -67,7 +67,6 @@ class _Engine:
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config, mpu=groups)
         _forget_dry_step(optimizer)
         self.deepspeed.clip_fp32_gradients = self._clip_fp32_gradients
-        self._groups = groups
         self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
         self._data_group = groups.data if groups else None
         """The ranks whose batches differ; None: all."""

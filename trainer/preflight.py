@@ -36,8 +36,7 @@ NUMERIC_KEYS = (
     "torch_autocast", "communication_data_type", "seq_parallel_communication_data_type", "prescale_gradients",
     "gradient_predivide_factor",
 )  # fmt: skip
-NUMERIC_ZERO_KEYS = ("zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights")
-"""DeepSpeed's keys, those of zero_optimization apart, that a resumed run must not change."""
+"""DeepSpeed's keys that a resumed run must not change, beside ds_config.QUANTIZED."""
 
 
 class PreflightError(ValueError):
@@ -355,7 +354,7 @@ def _numerics(engine_settings: dict[str, Any]) -> dict[str, Any]:
     """What of DeepSpeed's own keys changes the numbers of a step, where it is given."""
     found = {key: engine_settings[key] for key in NUMERIC_KEYS if key in engine_settings}
     zero = engine_settings["zero_optimization"]
-    found |= {key: zero[key] for key in NUMERIC_ZERO_KEYS if key in zero}
+    found |= {key: zero[key] for key in ds_config.QUANTIZED if key in zero}
     return {"deepspeed": found} if found else {}
 
 

@@ -118,13 +118,15 @@ def check_swap(plan: RunPlan, process: Process) -> None:
     Raises SwapFolderError when one cannot be used, AgreementError when its disk has no room for what the ranks here will write.
     """
     needed: dict[int, int] = {}
-    for key, name in offload.disk_paths(plan.ds_config).items():
+    paths = offload.disk_paths(plan.ds_config)
+    count = parameters(plan) if paths else 0
+    for key, name in paths.items():
         path, dotted = Path(name), f"deepspeed.zero_optimization.{key}.nvme_path"
         swap_folders.require_usable(path, dotted)
         swap_folders.clear_stale(path)
         disk, share = path.stat().st_dev, process.local_world_size / process.world_size
         per_parameter = offload.disk_bytes(plan.ds_config, key, plan.precision)
-        needed[disk] = needed.get(disk, 0) + round(parameters(plan) * per_parameter * share)
+        needed[disk] = needed.get(disk, 0) + round(count * per_parameter * share)
         free = shutil.disk_usage(path).free
         if free < needed[disk]:
             raise AgreementError(

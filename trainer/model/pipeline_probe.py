@@ -192,7 +192,7 @@ def _chosen(kinds: list[str]) -> list[int]:
     return sorted(result)
 
 
-def compare(model: PreTrainedModel, row: list[layers.Layer], positions: torch.Tensor | None = None) -> tuple[float, float]:
+def compare(model: PreTrainedModel, row: list[layers.Layer]) -> tuple[float, float]:
     """Largest relative differences of the row from the stock model: of logits, and of parameters' gradients."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(model.config.vocab_size, SHAPE, generator=generator)

@@ -119,8 +119,8 @@ def _cut(model: PreTrainedModel, plan: dict[str, str]) -> Iterator[tuple[str, nn
 
 def cut_parameters(model: PreTrainedModel) -> set[nn.Parameter]:
     """The parameters of a model, or its skeleton, of which a rank keeps a slice."""
-    biases = {module.bias for _, module, dimension in _cut(model, plan_of(model)) if dimension == 0} - {None}
-    return {module.weight for _, module, _ in _cut(model, plan_of(model))} | biases
+    cut = list(_cut(model, plan_of(model)))
+    return {module.weight for _, module, _ in cut} | {module.bias for _, module, dimension in cut if dimension == 0} - {None}
 
 
 class Slices:
