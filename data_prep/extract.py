@@ -5,43 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from data_prep.document import SUFFIX, Document, SetAside, write_documents
-from data_prep.recipe import Build, Source
-from data_prep.sources import (
-    csv_table,
-    faq,
-    gutenberg,
-    hf_dataset,
-    jsonl,
-    metadata,
-    papers,
-    parallel_text,
-    parquet,
-    plaintext,
-    question_answer,
-    warc,
-    wikipedia,
-)
-from data_prep.sources.files import Piece, Unreadable
+from data_prep.recipe import Build
+from data_prep.sources import READERS, Source, metadata
+from data_prep.sources.files import Piece, describe, guarded
 from data_prep.stage import Parts, Runner, Task
 
-READERS: dict[str, ModuleType] = {
-    "plaintext": plaintext,
-    "gutenberg": gutenberg,
-    "jsonl": jsonl,
-    "parquet": parquet,
-    "hf_dataset": hf_dataset,
-    "warc": warc,
-    "wikipedia": wikipedia,
-    "csv": csv_table,
-    "question_answer": question_answer,
-    "faq": faq,
-    "parallel_text": parallel_text,
-    "papers": papers,
-}
 SELECTIVE = ("warc", "wikipedia")
 """Sources whose files may rightly hold nothing that is wanted: robots.txt responses, redirects."""
 LISTED = 1000
@@ -133,9 +104,9 @@ def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
         empty = source.type not in SELECTIVE
         try:
             for item in READERS[source.type].read(piece, source):
-                if isinstance(item, Document):
-                    metadata.complete(item.metadata, source.licence)
                 empty = False
+                if isinstance(item, Document):
+                    item = guarded(f"{piece.path}, {item.id}", _completed, item, source)
                 yield item
             if empty:
                 yield SetAside(piece.path, "an empty file" if not piece.size else "no document in it")
@@ -143,5 +114,9 @@ def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
             raise
         except Exception as error:  # parsers of a dozen formats, met with damaged files, raise anything
             refused = isinstance(error, OSError) and error.errno is not None
-            reason = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
-            yield SetAside(piece.path, f"unreadable from here on: {reason}", try_again=refused)
+            yield SetAside(piece.path, f"unreadable from here on: {describe(error)}", try_again=refused)
+
+
+def _completed(document: Document, source: Source) -> Document:
+    metadata.complete(document.metadata, source.licence)
+    return document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -13,34 +13,7 @@ from data_prep.dedup.lines import RepeatedTextSettings
 from data_prep.dedup.minhash import MinHashSettings
 from data_prep.filters import Filter
 from data_prep.shards.plan import plan_name
-from data_prep.sources.csv_table import CsvSource
-from data_prep.sources.faq import FAQSource
-from data_prep.sources.gutenberg import GutenbergSource
-from data_prep.sources.hf_dataset import HFDatasetSource
-from data_prep.sources.jsonl import JsonlSource
-from data_prep.sources.papers import PapersSource
-from data_prep.sources.parallel_text import ParallelTextSource
-from data_prep.sources.parquet import ParquetSource
-from data_prep.sources.plaintext import PlainTextSource
-from data_prep.sources.question_answer import QuestionAnswerSource
-from data_prep.sources.warc import WarcSource
-from data_prep.sources.wikipedia import WikipediaSource
-
-Source = Annotated[
-    PlainTextSource
-    | GutenbergSource
-    | JsonlSource
-    | ParquetSource
-    | CsvSource
-    | HFDatasetSource
-    | WarcSource
-    | WikipediaSource
-    | QuestionAnswerSource
-    | FAQSource
-    | ParallelTextSource
-    | PapersSource,
-    Field(discriminator="type"),
-]
+from data_prep.sources import Source
 
 
 class DedupSection(strict_json.StrictModel):

@@ -1,4 +1,57 @@
-"""Readers of what teams have: each module has its settings, and read(piece, settings), which yields documents.
+"""Readers of what teams have. Each module of READERS has
 
-A record that cannot be read is yielded as SetAside, naming file and line; the rest of the file goes on.
+- its settings, with a literal `type`, and `suffixes`: endings of the files that it takes from folders and archives;
+- pieces(settings, base): the inputs, found without reading them;
+- read(piece, settings): Document and SetAside, one record at a time. What one record's content can cause is caught by
+  `files.guarded`: it costs that record, and the rest of the file goes on.
 """
+
+from types import ModuleType
+from typing import Annotated
+
+from pydantic import Field
+
+from data_prep.sources import (
+    csv_table,
+    faq,
+    gutenberg,
+    hf_dataset,
+    jsonl,
+    papers,
+    parallel_text,
+    parquet,
+    plaintext,
+    question_answer,
+    warc,
+    wikipedia,
+)
+
+Source = Annotated[
+    plaintext.PlainTextSource
+    | gutenberg.GutenbergSource
+    | jsonl.JsonlSource
+    | parquet.ParquetSource
+    | csv_table.CsvSource
+    | hf_dataset.HFDatasetSource
+    | warc.WarcSource
+    | wikipedia.WikipediaSource
+    | question_answer.QuestionAnswerSource
+    | faq.FAQSource
+    | parallel_text.ParallelTextSource
+    | papers.PapersSource,
+    Field(discriminator="type"),
+]
+READERS: dict[str, ModuleType] = {
+    "plaintext": plaintext,
+    "gutenberg": gutenberg,
+    "jsonl": jsonl,
+    "parquet": parquet,
+    "csv": csv_table,
+    "hf_dataset": hf_dataset,
+    "warc": warc,
+    "wikipedia": wikipedia,
+    "question_answer": question_answer,
+    "faq": faq,
+    "parallel_text": parallel_text,
+    "papers": papers,
+}

@@ -29,10 +29,14 @@ class CsvSource(SourceSettings):
     encoding: str | None = None
     """null: UTF-8, lines that are none in Windows-1252, UTF-16 by its mark. Bytes that do not fit a given one are replaced."""
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: CsvSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .csv or .tsv, packed or not."""
-    return find_files(settings, base, SUFFIXES)
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: CsvSource) -> Iterator[Document | SetAside]:

@@ -17,6 +17,9 @@ HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 ANSWERS_END = (*HEADINGS, "footer", "nav")
 
 
+SUFFIXES = (".html", ".htm", ".xhtml", ".html.gz")
+
+
 class FAQSource(SourceSettings):
     """A document per page (all questions and answers in order), or per pair."""
 
@@ -24,10 +27,14 @@ class FAQSource(SourceSettings):
     split: Literal["page", "pairs"] = "page"
     """page: all pairs of a page as one document; pairs: each its own."""
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: FAQSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .html, .htm or .xhtml."""
-    return find_files(settings, base, (".html", ".htm", ".xhtml", ".html.gz"))
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: FAQSource) -> Iterator[Document | SetAside]:

@@ -13,20 +13,24 @@ import lzma
 import os
 import re
 import tarfile
+import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob, has_magic
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import fsspec
 import pyarrow as pa
 from pydantic import Field
 
+from data_prep.document import SetAside
 from strict_json import ConfigError, StrictModel
+
+Made = TypeVar("Made")
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar"}
 MAGIC = {
@@ -47,6 +51,24 @@ class Unreadable(ValueError):
     """An input that cannot be read further; the message says why. Its file is set aside, the rest goes on."""
 
 
+def guarded(where: str, make: Callable[..., Made], *arguments: object) -> Made | SetAside:
+    """What `make(*arguments)` returns, or why this one record cannot be read: the others of its file go on."""
+    try:
+        return make(*arguments)
+    except MemoryError:
+        raise
+    except Exception as error:  # parsers of two dozen formats, met with other people's records, raise anything
+        return SetAside(where, describe(error))
+
+
+def describe(error: Exception) -> str:
+    """An error as the reason of a SetAside: its own words, with kind and place where it was not meant for a person."""
+    if isinstance(error, Unreadable):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+
+
 class SourceSettings(StrictModel):
     """What every source has."""
 
@@ -58,6 +80,11 @@ class SourceSettings(StrictModel):
     """Licence of all its documents, best as an SPDX id; kept with each document that names none itself."""
     max_document_megabytes: int = Field(default=256, ge=1)
     """A longer document (or line, or file that is one document) is set aside: what it holds is rarely text."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        """Endings, in lower case, of the files that are taken from folders and archives; None: all."""
+        return None
 
     @property
     def max_document_bytes(self) -> int:
@@ -84,11 +111,12 @@ class Piece:
     """Folder of further files that this one is read with."""
 
 
-def find_files(settings: SourceSettings, base: Path, suffixes: tuple[str, ...] | None = None) -> list[Piece]:
-    """All files of a source, sorted. `suffixes` limits what is taken from folders and archives.
+def find_files(settings: SourceSettings, base: Path) -> list[Piece]:
+    """All files of a source, sorted.
 
     Raises ConfigError naming each path that matches nothing.
     """
+    suffixes = settings.suffixes
     found: dict[str, Piece] = {}
     for entry in settings.paths:
         pieces = list(_remote(entry, base, suffixes) if "://" in entry else _local(entry, base, suffixes))

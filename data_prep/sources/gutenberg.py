@@ -16,6 +16,8 @@ from typing import Any, Literal
 from data_prep.document import Document, SetAside
 from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
 
+SUFFIXES = (".txt",)
+
 
 class GutenbergSource(SourceSettings):
     """Plain-text books of Project Gutenberg, any edition."""
@@ -27,6 +29,10 @@ class GutenbergSource(SourceSettings):
     """Join the hard-wrapped lines of a paragraph; verse and tables (indented or short lines) keep theirs."""
     require_markers: bool = True
     """Set aside files without Project Gutenberg's start marker; false: take them whole."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
 
 
 LANGUAGES = {
@@ -65,7 +71,7 @@ _HEADING = re.compile(
 
 def pieces(settings: GutenbergSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .txt."""
-    return find_files(settings, base, (".txt",))
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: GutenbergSource) -> Iterator[Document | SetAside]:

@@ -29,10 +29,14 @@ class JsonlSource(SourceSettings):
     id_key: str | None = None
     """Key of an id to keep in the metadata as `original_id`."""
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: JsonlSource, base: Path) -> list[Piece]:
     """Input files; from folders those whose names end as JSON lines do."""
-    return find_files(settings, base, SUFFIXES)
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:

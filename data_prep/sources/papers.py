@@ -11,11 +11,17 @@ from data_prep.document import Document, SetAside
 from data_prep.sources import signals
 from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
 
+SUFFIXES = (".md", ".markdown", ".tex")
+
 
 class PapersSource(SourceSettings):
     """Markdown (.md, with YAML front matter as the Journal of Open Source Software) and LaTeX (.tex); one paper per file."""
 
     type: Literal["papers"]
+
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
 
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -61,7 +67,7 @@ _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 def pieces(settings: PapersSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .md, .markdown or .tex."""
-    return find_files(settings, base, (".md", ".markdown", ".tex"))
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: PapersSource) -> Iterator[Document | SetAside]:

@@ -58,6 +58,11 @@ class ParallelTextSource(SourceSettings):
             raise ValueError('"align": "files" goes without columns')
         return self
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        endings = [self.ending(language) for language in self.languages] if self.columns is None else [".tsv", ".txt"]
+        return tuple(f"{ending}{packed}" for ending in endings for packed in PACKED)
+
     def ending(self, language: str) -> str:
         """How the names of a language's files end, uncompressed."""
         return self.file_names.replace("{language}", language)
@@ -66,9 +71,8 @@ class ParallelTextSource(SourceSettings):
 def pieces(settings: ParallelTextSource, base: Path) -> list[Piece]:
     """Tables, or of each set of aligned files the one of the first language."""
     if settings.columns is not None:
-        return find_files(settings, base, tuple(f"{kind}{packed}" for kind in (".tsv", ".txt") for packed in PACKED))
-    endings = tuple(f"{settings.ending(language)}{packed}" for language in settings.languages for packed in PACKED)
-    found = find_files(settings, base, endings)
+        return find_files(settings, base)
+    found = find_files(settings, base)
     together = {piece.path: piece for piece in found}
     sets = []
     for piece in found:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from data_prep.document import Document, SetAside
 from data_prep.sources.files import Piece, SourceSettings, decode, find_files, open_raw
 
+SUFFIXES = (".parquet",)
+
 
 class ParquetSource(SourceSettings):
     """Parquet with a text column."""
@@ -22,10 +24,14 @@ class ParquetSource(SourceSettings):
     metadata_columns: list[str] | None = None
     """Columns kept as metadata; null: all others that hold text, numbers or booleans."""
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: ParquetSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .parquet."""
-    return find_files(settings, base, (".parquet",))
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: ParquetSource) -> Iterator[Document | SetAside]:

@@ -32,10 +32,14 @@ class QuestionAnswerSource(SourceSettings):
             raise ValueError('the template needs "{question}" and "{answer}"')
         return template
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: QuestionAnswerSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .json or .jsonl, packed or not."""
-    return find_files(settings, base, SUFFIXES)
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: QuestionAnswerSource) -> Iterator[Document | SetAside]:

@@ -41,13 +41,17 @@ class WarcSource(SourceSettings):
     agents: list[str] = Field(default_factory=lambda: list(AGENTS))
     """Crawlers for AI training: a page that its robots.txt denies to one of them is marked in its metadata (`opt_out`)."""
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: WarcSource, base: Path) -> list[Piece]:
     """Input files; from folders those whose names end as WARC and WET files do.
 
     Raises ConfigError when `robots` is no folder.
     """
-    found = find_files(settings, base, SUFFIXES)
+    found = find_files(settings, base)
     if settings.robots is None:
         return found
     folder = Path(os.path.abspath(base / Path(settings.robots).expanduser()))

@@ -49,10 +49,14 @@ class WikipediaSource(SourceSettings):
     drop_sections: list[str] | None = None
     """Headings (any case) of sections to leave out; null: references, links and their like in the larger languages."""
 
+    @property
+    def suffixes(self) -> tuple[str, ...] | None:
+        return SUFFIXES
+
 
 def pieces(settings: WikipediaSource, base: Path) -> list[Piece]:
     """Input files; from folders those ending in .xml, packed or not."""
-    return find_files(settings, base, SUFFIXES)
+    return find_files(settings, base)
 
 
 def read(piece: Piece, settings: WikipediaSource) -> Iterator[Document | SetAside]:

@@ -27,7 +27,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.document import Document, SetAside
-from data_prep.extract import READERS, _read
+from data_prep.extract import _read
+from data_prep.sources import READERS
 from tests.unit.data_prep.test_web_sources import dump, page, source, warc_record
 
 EXAMPLES = int(os.environ.get("MOENDA_FUZZ", "25"))

@@ -15,9 +15,8 @@ import pytest
 import zstandard
 
 from data_prep.document import Document, SetAside
-from data_prep.extract import READERS
 from data_prep.recipe import Recipe
-from data_prep.sources import gutenberg
+from data_prep.sources import READERS, gutenberg
 from data_prep.sources.files import find_files
 from strict_json import ConfigError
 from tests.unit.data_prep.test_web_sources import read as read_all
@@ -64,12 +63,12 @@ def test_finding_files(tmp_path):
     for name in ("b/2.txt", "a/1.txt", "a/.hidden.txt", ".git/3.txt", "a/4.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    found = find_files(settings(type="gutenberg", paths=["."]), tmp_path, (".txt",))
+    found = find_files(settings(type="gutenberg", paths=["."]), tmp_path)
     assert [piece.name for piece in found] == ["a/1.txt", "b/2.txt"]
-    twice = find_files(settings(type="gutenberg", paths=["a", "**/*.txt"]), tmp_path, (".txt",))
+    twice = find_files(settings(type="gutenberg", paths=["a", "**/*.txt"]), tmp_path)
     assert [piece.name for piece in twice] == ["a/1.txt", "b/2.txt"]
     with pytest.raises(ConfigError, match=r"absent matches no file with \.txt"):
-        find_files(settings(type="gutenberg", paths=["a", "absent"]), tmp_path, (".txt",))
+        find_files(settings(type="gutenberg", paths=["a", "absent"]), tmp_path)
 
 
 MODERN = """The Project Gutenberg EBook of A Tale, by A. Writer

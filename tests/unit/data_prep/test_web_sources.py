@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.document import Document, SetAside
-from data_prep.extract import READERS, _read
+from data_prep.extract import _read
 from data_prep.recipe import Recipe
-from data_prep.sources import faq, papers, signals, wikitext
+from data_prep.sources import READERS, faq, papers, signals, wikitext
 from data_prep.sources import page as pages
 from data_prep.sources.site_rules import SiteRules
 from strict_json import ConfigError
