@@ -1,4 +1,4 @@
-"""Read what a page says of itself: title, author, language, date, address, licence, and signals against its use for training."""
+"""Read what a page says of itself: title, author, language, date, address, licence, and signals against training."""
 
 from __future__ import annotations
 

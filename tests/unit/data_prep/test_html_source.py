@@ -16,10 +16,12 @@ from data_prep.recipe import Recipe
 from data_prep.sources import READERS, mathml, page, page_facts
 
 PAGE = """<!doctype html><html lang="en-GB"><head><title>Mills
- of the valley</title><meta name=author content="A. Miller"><meta property="article:published_time" content="2021-03-04T05:06:07Z">
+ of the valley</title><meta name=author content="A. Miller">
+<meta property="article:published_time" content="2021-03-04T05:06:07Z">
 <link rel=canonical href="https://a.org/mills"><link rel=license href="https://creativecommons.org/licenses/by/4.0/">
 <meta name="robots" content="index, noai"></head><body><nav><a href=/>Home</a></nav><article><h1>Mills</h1>
-<p>A mill grinds grain between two stones, turned by water or by wind, and each weighs 10<sup>3</sup> kg.</p></article></body></html>"""
+<p>A mill grinds grain between two stones, turned by water or by wind, and each weighs 10<sup>3</sup> kg.</p>
+</article></body></html>"""
 
 
 def read(base: Path, **values) -> tuple[list[Document], list[SetAside]]:
@@ -67,7 +69,7 @@ def test_a_page_saved_as_mhtml(tmp_path):
     (tmp_path / "a.mhtml").write_bytes(
         b"From: <Saved by Blink>\r\nSnapshot-Content-Location: https://a.org/m\r\nMIME-Version: 1.0\r\n"
         b'Content-Type: multipart/related; type="text/html"; boundary="B"\r\n\r\n--B\r\nContent-Type: text/html\r\n'
-        b"Content-Transfer-Encoding: quoted-printable\r\n\r\n<p>M=C3=BChle =3D mill</p>\r\n--B\r\nContent-Type: image/png\r\n\r\nx\r\n--B--\r\n"
+        b"Content-Transfer-Encoding: quoted-printable\r\n\r\n<p>M=C3=BChle =3D mill</p>\r\n--B--\r\n"
     )
     (document,), aside = read(tmp_path, paths=["a.mhtml"])
     assert not aside and (document.text, document.metadata["url"]) == ("Mühle = mill", "https://a.org/m")

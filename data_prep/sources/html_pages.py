@@ -64,7 +64,7 @@ def _document(raw: bytes, piece: Piece, settings: HTMLSource) -> Document:
 
 
 def _saved_page(raw: bytes) -> tuple[bytes, str | None, dict[str, Any]]:
-    """(page, declared encoding, metadata) of a page that may have been saved as MHTML (RFC 2557), whose first HTML part it is."""
+    """(page, declared encoding, metadata) of a page; one saved as MHTML (RFC 2557) is its first HTML part."""
     if not re.match(rb"(?:[\w-]+:[^\n]*\r?\n(?:[ \t][^\n]*\r?\n)*){2}", raw[:2000]):
         return raw, None, {}
     message = email.message_from_bytes(raw, policy=email.policy.compat32)
