@@ -9,7 +9,8 @@ A folder holds labelled pages in one of three forms:
   (1,497 and 511 pages of seven types, CC-BY-4.0); --type keeps those of one type.
 
 Words are runs of letters and digits, in lower case. Precision and recall count them with their multiplicity (tokens), as WCXB
-does, and in runs of four (shingles), as the article-extraction-benchmark does. All are means over the pages. --every N K takes the pages K, K+N, ... of each folder: one part for tuning, the others for the report.
+does, and in runs of four (shingles), as the article-extraction-benchmark does. All are means over the pages.
+--every N K takes the pages K, K+N, ... of each folder: one part for tuning, the others for the report.
 """
 
 from __future__ import annotations
