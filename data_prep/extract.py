@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.document import SUFFIX, Document, PassedOver, SetAside, write_documents
+from data_prep.long_text import utf8_bytes
 from data_prep.recipe import Build
 from data_prep.sources import READERS, Source, metadata
 from data_prep.sources.files import Piece, describe, guarded
@@ -85,7 +86,7 @@ class _Tally:
                 self.dropped[item.source] += 1
             else:
                 self.documents[item.source] += 1
-                self.text_bytes[item.source] += len(item.text.encode("utf-8", "replace"))
+                self.text_bytes[item.source] += utf8_bytes(item.text)
                 yield item
 
     def summary(self) -> dict[str, Any]:
