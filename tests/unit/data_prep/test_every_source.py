@@ -80,6 +80,13 @@ def _(folder):
     return {}
 
 
+@builds("html")
+def _(folder):
+    for word, text in zip(WORDS, TEXTS, strict=True):
+        (folder / f"{word}.html").write_text(f"<html><body><p>{text}</p></body></html>")
+    return {}
+
+
 @builds("warc")
 def _(folder):
     pages = [f"<html><body><p>{text}</p></body></html>".encode() for text in TEXTS]
@@ -131,12 +138,12 @@ def _(folder):
     return {}
 
 
-def test_every_reader_has_a_builder():
+def test_sources_have_a_builder_each():
     missing = sorted(set(READERS) - set(BUILDERS))
     assert not missing, (
-        f'{__file__}: no builder of a corpus for {", ".join(missing)}. Add to this file a function under @builds("{missing[0]}") '
-        "that writes three records, whose texts hold WORDS one each, into the folder given, and returns the settings of the "
-        "source besides type, name and paths."
+        f"{__file__}: no builder of a corpus for {', '.join(missing)}. Add to this file a function under "
+        f'@builds("{missing[0]}") that writes three records, whose texts hold WORDS one each, into the folder given, '
+        "and returns the settings of the source besides type, name and paths."
     )
 
 
@@ -159,9 +166,9 @@ def kinds() -> list:
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_a_fault_of_one_record_costs_that_record(tmp_path, monkeypatch, kind):
+def test_sources_lose_one_record_to_a_fault_of_one(tmp_path, monkeypatch, kind):
     if kind not in BUILDERS:
-        pytest.fail(f"no builder for {kind}: see test_every_reader_has_a_builder")
+        pytest.fail(f"no builder for {kind}: see test_sources_have_a_builder_each")
     chosen = source(paths=["."], type=kind, **BUILDERS[kind](tmp_path))
 
     def read():
