@@ -7,17 +7,23 @@ the frame go, unless much of the page's text is in them; then the smallest eleme
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 from resiliparse.parse.html import DOMNode, HTMLTree
 
+Measure = Callable[[DOMNode], int]
+"""Characters of an element that a reader came for."""
 MAX_NAMED = 30_000
 """Elements with a class or id that are looked at."""
-LARGE = 0.5
+LARGE = 0.4
 """Share of the page's text outside links that makes an element too large to be frame."""
 LEAST = 0.25
 """Share of that text which must be left, else nothing is frame."""
+SHORT = 40
+"""Characters outside links of paragraphs that are too short to tell prose."""
 TINY = 300
 """Characters outside links that are too few for a page from which much was removed."""
 ENOUGH = 1000
@@ -35,23 +41,44 @@ _FRAME = (
     "[role=complementary], [role=search], [role=dialog], "
     "[role=alert], [role=menu], [role=menubar], [role=tablist], [role=toolbar], [hidden]"
 )
-_WORDS = frozenset(
-    ["comment", "comments", "commentlist", "respond", "reply", "replies", "livefyre", "popular", "trending", "nav", "navs", "navbar", "navigation", "navi", "menu", "menus", "submenu", "crumb", "crumbs", "breadcrumb", "breadcrumbs", "pagination", "pager", "paging", "foot", "masthead", "topbar", "registration", "login", "signin", "ad", "ads", "adbox", "popup", "popover", "lightbox", "tooltip", "toolbar", "tools", "toolbox", "byline", "bylines", "bio", "biography", "tag", "tags", "tagged", "category", "categories", "dateline", "timestamp", "published", "print", "caption", "captions", "credit", "credits", "disclaimer", "legal", "vote", "votes", "poll", "quiz", "survey", "feedback", "hidden", "toc", "teaser", "teasers", "carousel", "slider", "slideshow", "gallery", "player", "noprint", "printfooter", "catlinks", "share", "shares", "shared", "sharer", "sharing", "paywall", "sidebar", "sidebars", "widgets", "overlay"]
-)
-_BEGINNINGS = (
-    "disqus", "comment", "related", "recommend", "recirc", "suggest", "outbrain", "taboola", "social", "addthis",
-    "addtoany", "sharedaddy", "sociable", "footer", "newsletter", "subscri", "signup", "mailchimp", "promo", "advert",
-    "adsense", "adslot", "sponsor", "affiliate", "banner", "cookie", "consent", "gdpr", "modal", "copyright",
-    "rating", "navbox", "sidebar", "breadcrumb", "sharing", "sharebar", "sharebutton",
-)  # fmt: skip
-_PAIRS = frozenset(
-    ["more-from", "more-stories", "more-news", "more-on", "more-articles", "read-more", "read-next", "read-also", "also-read", "also-like", "you-may", "most-read", "most-popular", "most-viewed", "follow-us", "tweet-this", "side-bar", "site-header", "site-footer", "site-map", "mast-head", "top-bar", "header-nav", "header-menu", "header-top", "news-letter", "sign-up", "opt-in", "log-in", "ad-unit", "ad-slot", "ad-wrap", "ad-wrapper", "ad-container", "ad-block", "ad-text", "ad-label", "pop-up", "by-line", "author-bio", "author-box", "author-info", "author-card", "author-profile", "author-meta", "author-desc", "author-about", "author-avatar", "about-author", "about-the", "tag-list", "tag-cloud", "tag-links", "cat-links", "post-meta", "post-info", "post-footer", "post-tags", "post-nav", "post-navigation", "post-date", "entry-meta", "entry-utility", "entry-footer", "entry-info", "article-meta", "article-footer", "article-info", "article-tools", "article-tags", "article-actions", "article-share", "article-social", "meta-data", "meta-info", "wp-caption", "image-credit", "image-caption", "photo-credit", "visually-hidden", "sr-only", "screen-reader", "jump-link", "table-of", "back-to", "card-list", "video-player", "mw-editsection", "mw-jump", "jp-relatedposts"]
-)
+
+
+def _read_names() -> list[frozenset[str]]:
+    """The three lists of data/frame_names.txt."""
+    lines = (Path(__file__).parent / "data" / "frame_names.txt").read_text("utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    return [frozenset(part.split()) for part in re.split(r"^\[.*\]$", text, flags=re.MULTILINE)[1:]]
+
+
+_WORDS, _beginnings, _PAIRS = _read_names()
+_BEGINNINGS = tuple(sorted(_beginnings))
 """Words of class names and ids by which makers of pages name parts of the frame: whole, by their beginnings, and in pairs."""
 _WORD_ENDS = re.compile(r"[-_]+|__+")
 _HOLDERS = frozenset(("div", "main", "article", "section", "center", "table", "tbody", "tr", "td", "form", "span"))
+_STATES = (
+    "has-",
+    "has_",
+    "is-",
+    "with-",
+    "no-",
+    "js-",
+    "one-",
+    "two-",
+    "hide-",
+    "category-",
+    "tag-",
+    "field-label",
+    "promoted",
+)
+"""Beginnings of names that tell the state of what they stand on."""
+_EXACT = frozenset(("category", "categories", "tag", "tags", "tagged", "hidden", "gallery", "print", "paywall", "feedback"))
+"""Words that name a part of the frame only where nothing is added."""
 _COMMENTS = re.compile(r"comment|disqus|respond|replies", re.IGNORECASE)
-_KEPT = re.compile(r"\b(?:article-?body|entry-?content|post-?content|story-?body|content-?body|main-?content)\b", re.IGNORECASE)
+_KEPT = re.compile(
+    r"\b(?:article-?body|entry-?content|post-?content|story-?body|content-?body|main-?content|hentry|type-post|type-page|"
+    r"field-{1,2}name-body|view-mode-full)\b",
+    re.IGNORECASE,
+)
 
 
 def keep_main_content(tree: HTMLTree) -> None:
@@ -59,35 +86,37 @@ def keep_main_content(tree: HTMLTree) -> None:
     body = tree.body
     for node in body.query_selector_all(_GONE)[:]:
         node.decompose()
-    total = _unlinked(body)
+    measure = _prose if _prose(body) >= ENOUGH / 2 else _unlinked
+    total = measure(body)
     removed: list[tuple[DOMNode, DOMNode, DOMNode | None]] = []
-    _drop_frame(body, total, removed)
-    if _unlinked(body) < min(LEAST * total, TINY):  # what was taken for frame was the page: a forum's posts, a page of cards
+    _drop_frame(body, measure, removed)
+    if measure(body) < min(LEAST * total, TINY):  # what was taken for frame was the page: a forum's posts, a page of cards
         for node, parent, following in reversed(removed):
             parent.insert_before(node, following)
     _drop_menus(body)
-    root = _smallest_with_most(body)
+    root = _smallest_with_most(body, measure)
     if root.tag != "body":
         body.replace_children(root)
 
 
-def _drop_frame(body: DOMNode, total: int, removed: list[tuple[DOMNode, DOMNode, DOMNode | None]]) -> None:
+def _drop_frame(body: DOMNode, measure: Measure, removed: list[tuple[DOMNode, DOMNode, DOMNode | None]]) -> None:
     """Remove elements that are named as parts of the frame and hold no large share of the text; note where they were."""
 
     def drop(node: DOMNode) -> None:
         removed.append((node, node.parent, node.next))
         node.remove()
 
+    total = measure(body)
     for node in body.query_selector_all(_FRAME)[:]:
-        if body.contains(node) and not _is_large(node, total):
+        if body.contains(node) and measure(node) <= LARGE * total:
             drop(node)
     for attribute in ("class", "id"):
         for node in body.query_selector_all(f"[{attribute}]")[:MAX_NAMED]:
             names = node.getattr(attribute)
             if not _names_frame(names) or node.tag in ("body", "main", "article", "h1") or not body.contains(node):
                 continue
-            rest_is_page = _COMMENTS.search(names) and total - _unlinked(node) > ENOUGH
-            if rest_is_page or not _is_large(node, total):
+            size = measure(node)
+            if size <= LARGE * total or (_COMMENTS.search(names) and total - size > ENOUGH):
                 drop(node)
 
 
@@ -107,6 +136,10 @@ def _names_frame(names: str) -> bool:
     if _KEPT.search(names):
         return False
     for name in names.lower().split():
+        if name.startswith(_STATES):
+            continue
+        if name in _EXACT:
+            return True
         words = [word for word in _WORD_ENDS.split(name) if word]
         if not _WORDS.isdisjoint(words) or words[:1] == ["widget"] or any(word.startswith(_BEGINNINGS) for word in words):
             return True
@@ -115,8 +148,10 @@ def _names_frame(names: str) -> bool:
     return False
 
 
-def _is_large(node: DOMNode, total: int) -> bool:
-    return len(node.text) > LARGE * total and _unlinked(node) > LARGE * total
+def _prose(node: DOMNode) -> int:
+    """Characters of paragraphs, without short ones and those of links; of a page without paragraphs, those outside links."""
+    blocks = [node] if node.tag in ("p", "pre") else node.query_selector_all("p, pre")[:]
+    return sum(size for block in blocks if (size := _unlinked(block)) > SHORT)
 
 
 def _unlinked(node: DOMNode) -> int:
@@ -124,25 +159,12 @@ def _unlinked(node: DOMNode) -> int:
     return len(node.text) - sum(len(link.text) for link in node.query_selector_all("a")[:])
 
 
-def _smallest_with_most(body: DOMNode) -> DOMNode:
-    """The smallest element that holds most of the text of paragraphs."""
-    total = _mass(body)
-    if not total:
-        return body
+def _smallest_with_most(body: DOMNode, measure: Measure) -> DOMNode:
+    """The smallest element that holds most of the text."""
+    least = MOST * measure(body)
     node = body
     while True:
-        best, mass = None, 0
-        for child in node.children[:]:
-            size = _mass(child)
-            if size > mass:
-                best, mass = child, size
-        if best is None or best.tag not in _HOLDERS or mass < MOST * total:
+        best = max(node.children[:], key=measure, default=None)
+        if best is None or best.tag not in _HOLDERS or measure(best) < least:
             return node
         node = best
-
-
-def _mass(node: DOMNode) -> int:
-    """Characters of paragraphs and the like, without those of a few words."""
-    if node.tag in ("p", "pre"):
-        return max(0, len(node.text) - 20)
-    return sum(max(0, len(block.text) - 20) for block in node.query_selector_all("p, pre, li, td, dd, blockquote")[:])
