@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from gzip import decompress
+from pathlib import Path
+
 import pytest
 
 from data_prep.sources import page
@@ -77,3 +82,22 @@ def test_lists_and_tables_of_content_stay():
 def test_an_empty_first_cell_at_the_start_of_the_text():
     table = "<table><tr><td>&nbsp;</td><td>rye</td></tr><tr><td>1901</td><td>12</td></tr></table>"
     assert page.text_of(page.parse_text(table), main_content=False) == "\trye\n1901\t12"
+
+
+LABELLED = sorted((Path(__file__).parent / "pages").glob("*.html.gz"))
+
+
+def f1(found: str, right: str) -> float:
+    """F1 of words, with their multiplicity."""
+    counts = [Counter(re.findall(r"\w+", text.lower())) for text in (found, right)]
+    return 2 * (counts[0] & counts[1]).total() / (counts[0].total() + counts[1].total())
+
+
+def test_labelled_pages():
+    scores = {}
+    for file in LABELLED:
+        right = file.with_name(f"{file.name.partition('.')[0]}.txt").read_text("utf-8")
+        scores[file.name] = f1(page.text_of(page.parse(decompress(file.read_bytes()))), right)
+    assert len(scores) == 12
+    assert sum(scores.values()) / len(scores) >= 0.93, scores
+    assert min(scores.values()) >= 0.5, scores
