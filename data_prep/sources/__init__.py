@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data_prep.sources import (
+    arrow,
     csv_table,
     faq,
     gutenberg,
@@ -32,6 +33,7 @@ Source = Annotated[
     | gutenberg.GutenbergSource
     | jsonl.JsonlSource
     | parquet.ParquetSource
+    | arrow.ArrowSource
     | csv_table.CsvSource
     | hf_dataset.HFDatasetSource
     | html_pages.HTMLSource
@@ -48,6 +50,7 @@ READERS: dict[str, ModuleType] = {
     "gutenberg": gutenberg,
     "jsonl": jsonl,
     "parquet": parquet,
+    "arrow": arrow,
     "csv": csv_table,
     "hf_dataset": hf_dataset,
     "html": html_pages,
