@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data_prep.sources import (
+    arxiv,
     csv_table,
     faq,
     gutenberg,
@@ -38,7 +39,8 @@ Source = Annotated[
     | question_answer.QuestionAnswerSource
     | faq.FAQSource
     | parallel_text.ParallelTextSource
-    | papers.PapersSource,
+    | papers.PapersSource
+    | arxiv.ArxivSource,
     Field(discriminator="type"),
 ]
 READERS: dict[str, ModuleType] = {
@@ -54,4 +56,5 @@ READERS: dict[str, ModuleType] = {
     "faq": faq,
     "parallel_text": parallel_text,
     "papers": papers,
+    "arxiv": arxiv,
 }
