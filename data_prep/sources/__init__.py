@@ -14,16 +14,20 @@ from pydantic import Field
 from data_prep.sources import (
     arxiv,
     csv_table,
+    epub,
     faq,
     gutenberg,
     hf_dataset,
     html_pages,
+    jats,
     jsonl,
     papers,
     parallel_text,
     parquet,
     plaintext,
     question_answer,
+    stack_exchange,
+    tmx,
     warc,
     wikipedia,
 )
@@ -42,7 +46,12 @@ Source = Annotated[
     | faq.FAQSource
     | parallel_text.ParallelTextSource
     | papers.PapersSource
-    | arxiv.ArxivSource,
+    | arxiv.ArxivSource
+    | jats.JatsSource
+    | jats.TeiSource
+    | stack_exchange.StackExchangeSource
+    | epub.EpubSource
+    | tmx.TmxSource,
     Field(discriminator="type"),
 ]
 READERS: dict[str, ModuleType] = {
@@ -60,4 +69,9 @@ READERS: dict[str, ModuleType] = {
     "parallel_text": parallel_text,
     "papers": papers,
     "arxiv": arxiv,
+    "jats": jats,
+    "tei": jats,
+    "stack_exchange": stack_exchange,
+    "epub": epub,
+    "tmx": tmx,
 }

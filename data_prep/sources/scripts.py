@@ -16,9 +16,12 @@ def raised(text: str) -> str:
     return f"^{text}" if _ONE.match(text) else f"^({text})"
 
 
-def lowered(text: str) -> str:
-    """Text of a subscript: _2, _(i + 1)."""
+def lowered(text: str, before: str = "", after: str = "") -> str:
+    """Text of a subscript between two characters: CO2 stays plain, an index that would run into figures is marked: _10 5."""
     text = text.strip()
     if not text:
         return ""
-    return f"_{text}" if _ONE.match(text) else f"_({text})"
+    if text.isdigit() and (before.isalpha() or (before and before in ")]")) and not after.isdigit():
+        return text
+    gap = " " if after.isdigit() and text[-1].isdigit() else ""
+    return f"_{text}{gap}" if _ONE.match(text) else f"_({text})"
