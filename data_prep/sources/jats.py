@@ -188,7 +188,7 @@ def _tei(text: str, piece: Piece, settings: TeiSource, place: int) -> list[Docum
             "author": "; ".join(dict.fromkeys(filter(None, names))),
             "date": (published.get("when") or line_of(published)) if published is not None else "",
             "licence": signals.spdx(said) or said[:300],
-            "language": language_of(root) or (language_of(body) if body is not None else None) or "",
+            "language": next(filter(None, (language_of(node) for node in (root, body, header) if node is not None)), ""),
         }
         for node in all_of(header, "idno"):
             if (key := _TEI_IDS.get(node.get("type", ""))) and key not in metadata:

@@ -25,6 +25,7 @@ from data_prep.sources.files import (
 )
 from data_prep.sources.latex import from_latex
 from data_prep.sources.latex_files import decode_latex, is_latex, loader
+from data_prep.sources.scripts import lowered, raised
 
 LATEX = (".tex", ".ltx", ".latex")
 SUFFIXES = (".md", ".markdown", *LATEX)
@@ -45,15 +46,35 @@ _FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOT
 _SCALAR = re.compile(r"^(title|date|license|licence|lang|language|doi|abstract):[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
 _AUTHOR = re.compile(r"^[ \t]*-?[ \t]*name:[ \t]*(.+)$", re.MULTILINE)
 _REFERENCES = re.compile(r"^(#{1,6})[ \t]*(?:references|bibliography)[ \t]*#*[ \t]*$", re.MULTILINE | re.IGNORECASE)
+_NAMES = "equation|align|gather|multline|eqnarray|displaymath|math|flalign|alignat|cases|[a-z]*matrix"
+_FIXED = re.compile(
+    rf"^(?P<fence>```|~~~).*?^(?P=fence)[ \t]*$|(?P<tick>`+)(?!`).*?(?<!`)(?P=tick)(?!`)|\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)"
+    rf"|\\begin\{{(?P<name>(?:{_NAMES})\*?)\}}.*?\\end\{{(?P=name)\}}|(?<![\\$\w])\$(?=[^\s$])(?:[^$\n]|\n(?!\s*\n))*?(?<=[^\s\\])\$(?!\d)",
+    re.DOTALL | re.MULTILINE,
+)
+"""Code and mathematics, in which no sign is Markdown's."""
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_LABELS = re.compile(r"\s*\\label\{[^}\n]*\}")
+_NESTED = r"(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])"
+_TARGET = r"\((?:[^()\n]|\([^()\n]*\))*\)"
+_ATTRIBUTES = r"(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+))*\s*/?"
 _MARKDOWN = (
     (re.compile(r"<!--.*?-->", re.DOTALL), ""),
-    (re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)(?:\{[^}\n]*\})?"), r"\1"),
-    (re.compile(r"(?<!!)\[([^\]\n]+)\]\((?:[^()\n]|\([^()\n]*\))*\)"), r"\1"),
+    (re.compile(rf"!\[({_NESTED}{{0,4000}})\]{_TARGET}(?:\{{[^}}\n]*\}})?"), r"\1"),
+    (re.compile(rf"(?<!!)\[({_NESTED}{{1,1000}})\]{_TARGET}"), r"\1"),
     (re.compile(r"[ \t]*\[(?:[^\]\n@]*-?@[\w:./+-]+[^\]\n]*)\]"), ""),
     (re.compile(r"\\(?:label|autoref)\{[^}\n]*\}"), ""),
-    (re.compile(r"</?(?:div|span|p|br|img|sup|sub|a|center)\b[^>\n]*>", re.IGNORECASE), ""),
+    (re.compile(rf"<sup{_ATTRIBUTES}>([^<>\n]{{0,80}})</sup>", re.IGNORECASE), lambda match: raised(match.group(1))),
+    (re.compile(rf"(.?)<sub{_ATTRIBUTES}>([^<>\n]{{0,80}})</sub>(?=(.?))", re.IGNORECASE), lambda match: _sub(*match.groups())),
+    (re.compile(r"(?<=\w)\^([\w+−-]{1,12})\^(?!\^)"), lambda match: raised(match.group(1))),
+    (re.compile(r"(\w)~([\w+−-]{1,12})~(?=([^~]?))"), lambda match: _sub(*match.groups())),
+    (
+        re.compile(rf"</?(?:div|span|p|br|img|sup|sub|a|center|i|b|em|strong|figure|figcaption){_ATTRIBUTES}>", re.IGNORECASE),
+        "",
+    ),
     (re.compile(r"^#{1,6}[ \t]*(.*?)[ \t]*#*[ \t]*(?:\{[^}\n]*\})?$", re.MULTILINE), r"\1"),
-    (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(?<!\w)(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?!\w)"), r"\2"),
+    (re.compile(r"(?<=\w)(\*\*)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<![\w*])[*_](?=\S)([^*_\n]+?)(?<=\S)[*_](?![\w*])"), r"\1"),
 )
 _INPUT = re.compile(rb"\\(?:input|include|subfile)\s*\{([^{}\n]+)\}")
@@ -149,13 +170,22 @@ def from_markdown(text: str) -> tuple[str, dict[str, Any]]:
     if references := _REFERENCES.search(text):
         following = re.search(rf"^#{{1,{len(references.group(1))}}}[ \t]+\S", text[references.end() :], re.MULTILINE)
         text = text[: references.start()] + (text[references.end() + following.start() :] if following else "")
-    code = re.split(r"(^```.*?^```[ \t]*$)", text, flags=re.MULTILINE | re.DOTALL)  # code stays as it is
-    for index in range(0, len(code), 2):
-        for pattern, replacement in _MARKDOWN:
-            code[index] = pattern.sub(replacement, code[index])
-    body = "".join(code)
+    fixed: list[str] = []
+    text = _FIXED.sub(lambda match: _fix(match.group(), fixed), text.replace(_OPEN, "").replace(_CLOSE, ""))
+    for pattern, replacement in _MARKDOWN:
+        text = pattern.sub(replacement, text)
+    body = re.sub(f"{_OPEN}(\\d+){_CLOSE}", lambda match: fixed[int(match.group(1))], text)
     title = metadata.get("title")
     return _tidy(f"{title}\n\n{body}" if title else body), metadata
+
+
+def _fix(text: str, fixed: list[str]) -> str:
+    fixed.append(text if text.startswith(("`", "~")) else _LABELS.sub("", text))
+    return f"{_OPEN}{len(fixed) - 1}{_CLOSE}"
+
+
+def _sub(before: str, text: str, after: str) -> str:
+    return before + lowered(text, before, after)
 
 
 def _tidy(text: str) -> str:

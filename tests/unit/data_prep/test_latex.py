@@ -215,3 +215,19 @@ def test_papers_take_what_they_include_once(tmp_path):
 def test_declared_encodings():
     assert decode_latex("\\usepackage[latin2]{inputenc}\nŁódź".encode("iso-8859-2")).endswith("Łódź")
     assert decode_latex("\\usepackage[latin1]{inputenc}\nŁódź".encode()).endswith("Łódź")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("10<sup>6</sup>, 10^-3^, CO<sub>2</sub>, log<sub>10</sub>5, H~2~O", "10^6, 10^-3, CO2, log_10 5, H2O"),
+        ("$x^*$ and $y^*$, $a_1$ *not* $b_2$", "$x^*$ and $y^*$, $a_1$ not $b_2$"),
+        ("`a_b*c*` __init__ and **bold *in* it**, 2*3*4", "`a_b*c*` init and bold in it, 2*3*4"),
+        ("[a [nested] label](http://x/(y)) ![Fig [1] of $x$ [@key]](a.png){width=1}", "a [nested] label Fig [1] of $x$"),
+        ("if p <a and b> c, <span class='x'>then</span>", "if p <a and b> c, then"),
+        ("$$\n\\label{eq:a} x_1 * y_2 * z\n$$", "$$ x_1 * y_2 * z\n$$"),
+        ("costs $5 and *then* $6", "costs $5 and then $6"),
+    ],
+)
+def test_markdown(source, text):
+    assert papers.from_markdown(source)[0] == text
