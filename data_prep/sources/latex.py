@@ -45,6 +45,7 @@ from data_prep.sources.latex_commands import (
     LISTS,
     MATHS,
     PIECES,
+    ROW_ENDS,
     SILENT_STEPS,
     SPACES,
     SPECIALS,
@@ -330,18 +331,32 @@ class Renderer:
 
     def _table(self, nodes: Sequence[LatexNode]) -> str:
         """Rows on lines, cells divided by tabs; a cell over n columns is followed by n - 1 empty ones."""
-        rows = []
-        is_end = {"\\", "tabularnewline", "cr", "endhead", "endfirsthead", "endfoot", "endlastfoot"}
-        for row in _parts(nodes, lambda node: isinstance(node, LatexMacroNode) and node.macroname in is_end, drop=True):
-            cells = []
-            for cell in _parts(row, lambda node: isinstance(node, LatexSpecialsNode) and node.specials_chars == "&", drop=True):
-                wide = next((n for n in cell if isinstance(n, LatexMacroNode) and n.macroname == "multicolumn"), None)
-                cells.append(_one_line(self.render(cell)))
-                width = _bare(_argument_of(wide, 0)).strip() if wide else ""
-                cells += [""] * (min(int(width), 100) - 1 if width.isdigit() else 0)
-            if any(cells):
-                rows.append(CELL.join(cells).rstrip(CELL))
-        return LINE.join(rows)
+        around: dict[bool, list[str]] = {True: [], False: []}
+        inside: list[LatexNode] = []
+        for node in nodes:
+            name = node.macroname if isinstance(node, LatexMacroNode) else ""
+            if name in ("caption", "tablecaption", "tablecomments", "tablenotetext", "tablerefs"):
+                around["caption" in name].append(_one_line(self._argument(node, ARGUMENTS[name][1])))
+            elif name == "tablehead" and isinstance(head := _argument_of(node, 0), LatexGroupNode):
+                inside += [*head.nodelist, node]
+            else:
+                inside.append(node)
+        rows = [self._row(row) for row in _parts(inside, _ends_row, drop=True)]
+        shown = LINE.join(row for row in rows if row.strip(f"{CELL} "))
+        return PARAGRAPH.join(part for part in (*around[True], shown, *around[False]) if part)
+
+    def _row(self, nodes: Sequence[LatexNode]) -> str:
+        cells = []
+        for cell in _parts(nodes, lambda node: isinstance(node, LatexSpecialsNode) and node.specials_chars == "&", drop=True):
+            wide = next((node for node in cell if isinstance(node, LatexMacroNode) and node.macroname == "multicolumn"), None)
+            cells.append(_one_line(self.render(cell)))
+            width = _bare(_argument_of(wide, 0)).strip() if wide else ""
+            cells += [""] * (min(int(width), 100) - 1 if width.isdigit() else 0)
+        return CELL.join(cells).rstrip(CELL)
+
+
+def _ends_row(node: LatexNode) -> bool:
+    return isinstance(node, LatexMacroNode) and node.macroname in ROW_ENDS
 
 
 def _parsed(text: str) -> list[LatexNode]:

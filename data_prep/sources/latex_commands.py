@@ -74,7 +74,7 @@ ARGUMENTS: dict[str, tuple[str, int | None]] = {
     **dict.fromkeys(_words(CITATIONS), ("*[[{", None)),
     **dict.fromkeys(_words(NOTHING), ("*[[{", None)),
     **dict.fromkeys(_words(_TWO_OF_NOTHING), ("*[{{", None)),
-    **dict.fromkeys(_words("footnote footnotetext tablenotetext endnote sidenote marginpar marginnote"), ("[{", 1)),
+    **dict.fromkeys(_words("footnote footnotetext endnote sidenote marginpar marginnote"), ("[{", 1)),
     **dict.fromkeys(_words("parbox makebox framebox savebox"), ("[[{{", 3)),
     **dict.fromkeys(_words("definecolor addcontentsline DeclareMathAlphabet"), ("{{{", None)),
     **dict.fromkeys(_words("newcommand renewcommand providecommand newenvironment"), ("*{[[{", None)),
@@ -85,6 +85,8 @@ ARGUMENTS: dict[str, tuple[str, int | None]] = {
     **dict.fromkeys(_words("textsuperscript textsubscript url path nolinkurl tablehead colhead Sexpr"), ("{", 0)),
     **dict.fromkeys(_words("newcounter newlength"), ("{", None)),
     **dict.fromkeys(_words("printbibliography footnotemark lipsum allowdisplaybreaks"), ("[", None)),
+    "tablenotetext": ("{{", 1),
+    "tablerefs": ("{", 0),
     "multicolumn": ("{{{", 2),
     "multirow": ("[{[{[{", 5),
     "fcolorbox": ("{{{", 2),
@@ -102,6 +104,7 @@ FOOTNOTES = {"footnote", "footnotetext", "tablenotetext", "endnote", "sidenote",
 PIECES = {"caption", "captionof", "caption*", "frametitle", "framesubtitle", "abstract", "tablecaption", "tablecomments",
           "keywords", "keyword", "dedicatory", "subtitle"}  # fmt: skip
 """Commands whose text is a paragraph of its own."""
+ROW_ENDS = frozenset(_words("\\ tabularnewline cr endhead endfirsthead endfoot endlastfoot tablehead startdata enddata"))
 SPACES = {
     " ",
     ",",

@@ -75,6 +75,12 @@ def test_tables_keep_every_number_in_its_column():
     assert text_of(table) == "a\t1.5\t-2\n\t10%\nx\t$10^6$"
 
 
+def test_tables_of_astronomers_have_a_head_of_their_own():
+    table = r"""\begin{deluxetable}{cc}\tablecaption{Stars}\tablehead{\colhead{Name} & \colhead{$V$}}\startdata Sirius & -1.46 \\
+    Vega & 0.03 \enddata\tablenotetext{a}{Not seen.}\end{deluxetable}"""
+    assert text_of(table) == "Stars\n\nName\t$V$\nSirius\t-1.46\nVega\t0.03\n\nNot seen."
+
+
 @pytest.mark.parametrize(
     ("preamble", "source", "text"),
     [
