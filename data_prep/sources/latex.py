@@ -60,6 +60,8 @@ PARAGRAPH, CELL, POINTER = "\ufdd4", "\ufdd5", "\ufdd6"
 """Marks of a paragraph's end, a cell's end, and a citation or reference left out."""
 
 
+_MARKS = re.compile(r"\$\s*\{?\s*\}?\s*\^\s*(?:\{[^{}$]*\}|\S)\s*\$|\^\d+(?:,\d+)*")
+"""Of an author's affiliations."""
 _LABEL = re.compile(r"\s*\\label\s*\{[^{}]*\}")
 _PLACE = re.compile(rf"{OPEN}(\d+){CLOSE}")
 
@@ -250,6 +252,7 @@ class Renderer:
         text = self._argument(node, ARGUMENTS[name][1])
         shown = " ".join(_tidied(text.replace(LINE, " " if name != "author" else "; "), self.kept).split())
         if name == "author":
+            shown = _MARKS.sub("", shown)
             shown = "; ".join(part.strip(" ,;") for part in shown.split(";") if part.strip(" ,;"))
             shown = "; ".join(filter(None, (self.metadata.get("author"), shown)))
         if shown and (name == "author" or name not in self.metadata):

@@ -62,11 +62,12 @@ NOTHING = """
     cline cmidrule hyphenation pdfinfo includeonly linespread setmainfont setsansfont sisetup lstset captionsetup
     theoremstyle tikzset usetikzlibrary pgfplotsset setlist floatstyle ORCID ccsdesc setcopyright acmDOI acmISBN acmPrice
     acmYear acmConference acmBooktitle editor inst fontfamily fontseries fontshape tabletypesize tablewidth tablecolumns
-    tablenum setstretch preprint reportnumber DOI shortcites usefonttheme usetheme bibliographyunit crefalias
+    tablenum setstretch preprint reportnumber DOI shortcites usefonttheme usetheme bibliographyunit crefalias plotone
+    epsfig psfig epsfbox epsffile includesvg includestandalone animategraphics
 """
 _TWO_OF_NOTHING = """
     setlength addtolength setcounter addtocounter rule markboth newcolumntype fontsize specialrule crefname Crefname
-    numberwithin DeclareUnicodeCharacter SetKwInOut SetKw setboolean
+    numberwithin plottwo psfrag DeclareUnicodeCharacter SetKwInOut SetKw setboolean
 """
 ARGUMENTS: dict[str, tuple[str, int | None]] = {
     **dict.fromkeys(_words(ONE), ("*[{", 2)),

@@ -62,7 +62,6 @@ def read(piece: Piece, settings: StackExchangeSource) -> Iterator[Document | Set
     ):
         posts.execute("PRAGMA journal_mode = OFF")
         posts.execute("PRAGMA synchronous = OFF")
-        posts.execute(f"PRAGMA temp_store_directory = '{folder}'")
         posts.execute("CREATE TABLE post (question INTEGER, kind INTEGER, score INTEGER, id INTEGER, fields BLOB)")
         yield from _sort_in(piece, settings, posts)
         yield from _joined(piece, settings, posts)

@@ -70,7 +70,7 @@ def read(piece: Piece, settings: TmxSource) -> Iterator[Document | SetAside]:
     if block:
         yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block)
     if not units:
-        raise Unreadable("no translation unit (<tu>) in it: not TMX")
+        raise Unreadable("no translation unit (<tu>) in it: an empty memory, or not TMX")
     if lacking:
         there = ", ".join(language for language, _ in met.most_common(12))
         wanted = ", ".join(settings.languages)
