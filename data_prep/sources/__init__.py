@@ -13,18 +13,24 @@ from pydantic import Field
 
 from data_prep.sources import (
     arrow,
+    arxiv,
     csv_table,
+    epub,
     faq,
     gutenberg,
     hf_dataset,
     html_pages,
+    jats,
     jsonl,
     papers,
     parallel_text,
     parquet,
     plaintext,
     question_answer,
+    stack_exchange,
+    tmx,
     warc,
+    webdataset,
     wikipedia,
 )
 
@@ -34,6 +40,7 @@ Source = Annotated[
     | jsonl.JsonlSource
     | parquet.ParquetSource
     | arrow.ArrowSource
+    | webdataset.WebDatasetSource
     | csv_table.CsvSource
     | hf_dataset.HFDatasetSource
     | html_pages.HTMLSource
@@ -42,7 +49,13 @@ Source = Annotated[
     | question_answer.QuestionAnswerSource
     | faq.FAQSource
     | parallel_text.ParallelTextSource
-    | papers.PapersSource,
+    | papers.PapersSource
+    | arxiv.ArxivSource
+    | jats.JatsSource
+    | jats.TeiSource
+    | stack_exchange.StackExchangeSource
+    | epub.EpubSource
+    | tmx.TmxSource,
     Field(discriminator="type"),
 ]
 READERS: dict[str, ModuleType] = {
@@ -51,6 +64,7 @@ READERS: dict[str, ModuleType] = {
     "jsonl": jsonl,
     "parquet": parquet,
     "arrow": arrow,
+    "webdataset": webdataset,
     "csv": csv_table,
     "hf_dataset": hf_dataset,
     "html": html_pages,
@@ -60,4 +74,10 @@ READERS: dict[str, ModuleType] = {
     "faq": faq,
     "parallel_text": parallel_text,
     "papers": papers,
+    "arxiv": arxiv,
+    "jats": jats,
+    "tei": jats,
+    "stack_exchange": stack_exchange,
+    "epub": epub,
+    "tmx": tmx,
 }

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 
 from data_prep.document import Document, SetAside
 from data_prep.sources.fields import RecordSettings, document, fields_of, metadata_of
-from data_prep.sources.files import Piece, decode, find_files, guarded, open_compressed, read_lines
+from data_prep.sources.files import Piece, decode, find_files, guarded, normalise_newlines, open_compressed, read_lines
 
 SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 ROWS_IN_A_FIELD = 3
@@ -85,6 +85,7 @@ def _problem(header: list[str], settings: CsvSource) -> str | None:
 
 def _document(record: dict[str, str], identifier: str, settings: CsvSource) -> Document:
     used = [settings.text_column, *(fields_of(settings.text) if settings.text else []), settings.id_column or "", ""]
+    record = {name: normalise_newlines(value) for name, value in record.items()}
     details = metadata_of(record, settings.metadata_columns, used, ())
     if settings.id_column is not None:
         details["original_id"] = record[settings.id_column]

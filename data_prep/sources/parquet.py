@@ -43,11 +43,14 @@ def read(piece: Piece, settings: ParquetSource) -> Iterator[Document | SetAside]
         for group in range(file.num_row_groups):
             # one after the other: damage in one leaves the others, and Arrow cannot join nested dictionaries of several
             rows = file.metadata.row_group(group).num_rows
+            where = f"{piece.path}, row group {group} (rows {start} to {start + rows - 1})"
             batches = file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns.names)
             try:
-                yield from documents(batches, columns, piece, settings, start)
+                found = yield from documents(batches, columns, piece, settings, start)
+                if found != start + rows:
+                    yield SetAside(where, f"damaged: it gave {found - start} rows")
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:  # the system's; Arrow's for damaged pages have no number
                     raise
-                yield SetAside(f"{piece.path}, row group {group} (rows {start} to {start + rows - 1})", f"damaged: {error}")
+                yield SetAside(where, f"damaged: {error}")
             start += rows

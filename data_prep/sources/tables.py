@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +80,18 @@ def is_simple(kind: pa.DataType) -> bool:
 
 def documents(
     batches: Iterable[pa.RecordBatch], columns: Columns, piece: Piece, settings: TableSettings, row: int = 0
-) -> Iterator[Document | SetAside]:
-    """Documents of a table's rows, from number `row`; a row without text, or with a fault, is set aside by its number."""
+) -> Generator[Document | SetAside, None, int]:
+    """Documents of a table's rows, from number `row`; a row without text, or with a fault, is set aside by its number.
+
+    Returns the number behind the last row.
+    """
     for batch in batches:
         for start in range(0, batch.num_rows, ROWS):
             for record in _records(batch.slice(start, ROWS), columns, settings):
                 identifier = f"{settings.name}/{piece.name}#{row}"
                 yield guarded(f"{piece.path}, row {row}", _document, record, identifier, columns, settings)
                 row += 1
+    return row
 
 
 def _records(batch: pa.RecordBatch, columns: Columns, settings: TableSettings) -> Iterator[dict[str, Any]]:

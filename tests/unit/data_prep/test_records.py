@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -316,6 +318,31 @@ def test_integers_within_64_bits_are_numbers_and_others_their_digits(value):
         return str(entry) if isinstance(entry, int) and not -(2**63) <= entry < 2**64 else entry
 
     assert loads(json.dumps(value).encode()) == expected(value)
+
+
+def test_samples_of_a_webdataset(tmp_path):
+    members = {
+        "a/1.jpg": b"\xff\xd8",
+        "a/1.txt": b"A mill.",
+        "a/1.json": b'{"license": "MIT", "size": [1]}',
+        "a/1.cls": b"7",
+        "a/2.left.txt": b"left",
+        "a/2.json": b'{"caption": "A wheel."}',
+        "b/3.txt": b"A stone.",
+        "b/3.json": b"{cut",
+        "b/4.txt": b"Flour.",
+    }
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        for name, raw in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    documents, aside = read(tmp_path, type="webdataset", paths=["."])
+    assert [(d.id, d.text) for d in documents] == [("s/a.tar.gz#a/1", "A mill."), ("s/a.tar.gz#b/4", "Flour.")]
+    assert documents[0].metadata == {"cls": "7", "license": "MIT", "size": [1], "licence": "MIT"}
+    assert ["members: left.txt, json" in aside[0].reason, "b/3.json is not JSON" in aside[1].reason] == [True, True]
+    (document,), _ = read(tmp_path, type="webdataset", paths=["*.gz"], text_key="json.caption", metadata_keys=["left.txt"])
+    assert (document.text, document.metadata) == ("A wheel.", {"left.txt": "left"})
 
 
 def test_documents_are_documents(tmp_path):
