@@ -97,7 +97,10 @@ def documents(
 def _records(batch: pa.RecordBatch, columns: Columns, settings: TableSettings) -> Iterator[dict[str, Any]]:
     values = []
     for name in columns.names:
-        column = batch.column(batch.schema.get_field_index(name))
+        try:
+            column = batch.column(batch.schema.get_field_index(name))
+        except KeyError:  # a type that pyarrow has no class for, such as intervals of months
+            column = pa.nulls(batch.num_rows)
         if name == settings.text_column and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
             values.append([raw if raw is None else decode(raw)[0] for raw in column.to_pylist()])  # not marked as text
         else:

@@ -66,10 +66,7 @@ def _one_by_one(column: pa.Array) -> list[Any]:
             dict(zip(names, row, strict=True)) if there else None
             for row, there in zip(zip(*fields, strict=True), valid, strict=True)
         ]
-    try:
-        return [_python_value(scalar) for scalar in column]
-    except Exception:  # a type that pyarrow has no class for, such as intervals of months
-        return [None] * len(column)
+    return [_python_value(scalar) for scalar in column]
 
 
 def _python_value(scalar: pa.Scalar) -> Any:
