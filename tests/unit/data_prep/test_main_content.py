@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from gzip import decompress
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from data_prep.sources import page
 
@@ -84,7 +84,7 @@ def test_an_empty_first_cell_at_the_start_of_the_text():
     assert page.text_of(page.parse_text(table), main_content=False) == "\trye\n1901\t12"
 
 
-LABELLED = sorted((Path(__file__).parent / "pages").glob("*.html.gz"))
+LABELLED = sorted((Path(__file__).parent / "pages").glob("*.html.zst"))
 
 
 def f1(found: str, right: str) -> float:
@@ -97,7 +97,7 @@ def test_labelled_pages():
     scores = {}
     for file in LABELLED:
         right = file.with_name(f"{file.name.partition('.')[0]}.txt").read_text("utf-8")
-        scores[file.name] = f1(page.text_of(page.parse(decompress(file.read_bytes()))), right)
+        scores[file.name] = f1(page.text_of(page.parse(zstandard.decompress(file.read_bytes()))), right)
     assert len(scores) == 12
     assert sum(scores.values()) / len(scores) >= 0.93, scores
     assert min(scores.values()) >= 0.5, scores
