@@ -169,6 +169,7 @@ def test_arxiv_submissions(tmp_path):
     (tmp_path / "2101.00003.pdf").write_bytes(b"%PDF-1.5")
     (tmp_path / "2101.00004.gz").write_bytes(gzip.compress(b"%PDF-1.5"))
     (tmp_path / "2101.00005.gz").write_bytes(gzip.compress(b"\\magnification 1200 Text \\bye"))
+    (tmp_path / "2101.00007.gz").write_bytes(gzip.compress(bytes(range(256)) * 9))
     folder = tmp_path / "2101.00006"
     (folder / "sec").mkdir(parents=True)
     for name, raw in PARTS.items():
@@ -178,7 +179,15 @@ def test_arxiv_submissions(tmp_path):
     )
     (folder / "00README.json").write_text(json.dumps({"sources": [{"filename": "main.tex", "usage": "toplevel"}]}))
     read = read_all(tmp_path)
-    assert sorted(read) == ["2101.00001.gz", "2101.00003.pdf", "2101.00004.gz", "2101.00005.gz", "2101.00006", "math0303005.gz"]
+    assert sorted(read) == [
+        "2101.00001.gz",
+        "2101.00003.pdf",
+        "2101.00004.gz",
+        "2101.00005.gz",
+        "2101.00006",
+        "2101.00007.gz",
+        "math0303005.gz",
+    ]
     whole = read["2101.00001.gz"]
     assert whole.text == "On mills\n\nOne.\n\nTwo. End."
     assert whole.metadata == {"title": "On mills", "missing_inputs": 1, "main_file": "main.tex", "arxiv_id": "2101.00001",
@@ -186,6 +195,7 @@ def test_arxiv_submissions(tmp_path):
     assert read["2101.00006"].text == whole.text
     assert read["math0303005.gz"].metadata["arxiv_id"] == "math/0303005"
     assert "PDF alone" in read["2101.00003.pdf"].reason and "PDF alone" in read["2101.00004.gz"].reason
+    assert "neither a tar nor LaTeX" in read["2101.00007.gz"].reason
     assert "plain TeX" in read["2101.00005.gz"].reason
 
 
