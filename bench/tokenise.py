@@ -146,7 +146,7 @@ def main() -> None:
 def run(work: Path, texts: list[str], options: argparse.Namespace) -> None:
     slow = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
     slow.encode_special_tokens = True
-    fast = FastEncoder(work / "tokenizer" / "tokenizer.json", slow)
+    fast = FastEncoder(json.loads((work / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")), slow)
     out, times, raw = work / "out", {}, [text.encode() for text in texts]
     for round_number in range(options.rounds):
         rows = [

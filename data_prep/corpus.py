@@ -16,6 +16,7 @@ import xxhash
 from data_prep import clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
+from data_prep.long_text import LongText
 from data_prep.recipe import Build
 from data_prep.shards import TokenShards, write_manifest
 from data_prep.shards.format import VERSION as SHARD_VERSION
@@ -116,23 +117,23 @@ def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
 
 def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
     # trained beside and then moved: a tokenizer folder with a half-written file would look finished
-    scratch = folder / "scratch"
+    scratch, cut_words = folder / "scratch", 0
     shutil.rmtree(scratch, ignore_errors=True)
     if len(task.arguments) == 2:
         tokenizer.adopt(*task.arguments, folder=scratch)
     else:
         parts, vocab_size, eod_token, share, seed = task.arguments
-        tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
+        cut_words = tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
     names = [path.name for path in sorted(scratch.iterdir())]
     for name in names:
         os.replace(scratch / name, folder.parent / name)
     scratch.rmdir()
-    return {"outputs": [f"../{name}" for name in names]}
+    return {"outputs": [f"../{name}" for name in names], "cut_words": cut_words}
 
 
-def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str]:
+def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str | LongText]:
     for part in parts:
-        for document in read_documents(part):
+        for document in read_documents(part, long_texts=True):
             if share >= 1 or holdout.holdout_key(document.id, seed + 1) < share * 2**64:
                 yield document.text
 
