@@ -59,6 +59,16 @@ class SetAside:
     """Whether the cause lies outside the file (rights, disk, network), so that another run may read it."""
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """A record that is rightly no document, such as an image in an archive of the web: counted by its kind, not listed."""
+
+    source: str
+    """Name of the source in the recipe."""
+    kind: str
+    """Short and the same for all of this kind: "image/png", "status 404"."""
+
+
 class RecordWriter:
     """A part being written: JSON objects, whole or not at all. The same records give the same bytes.
 
