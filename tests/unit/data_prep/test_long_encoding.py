@@ -17,7 +17,7 @@ from data_prep.shards import TokenShards, write_manifest
 from data_prep.stage import Task
 from tests.unit.data_prep.tokenizer_kinds import KINDS, adopt
 
-WORDS = [*"the mill turns 42 grains, in stone. das Wasser fließt 水車が回る。 x=1; \U0001f600 naïve </s> ▁".split(), "don't\n\n", "\t", "", "e\u0301"]
+WORDS = [
     "the",
     "mill",
     "turns",
@@ -29,17 +29,13 @@ WORDS = [*"the mill turns 42 grains, in stone. das Wasser fließt 水車が回�
     "Wasser",
     "fließt",
     "水車が回る。",
-    "don't\n\n",
     "x=1;",
     "😀",
     "naïve",
     "</s>",
     "▁",
-    "\t",
-    "",
-    "é",
-    "",
 ]
+WORDS += ["don't\n\n", "\t", "", "e\u0301"]
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
