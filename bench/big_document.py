@@ -11,7 +11,6 @@ VmHWM. --package: the folders of moendas to measure, such as a worktree of yeste
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import resource
 import subprocess
@@ -78,22 +77,12 @@ def measure(stage: str, part: Path, package: Path, cap: float) -> str:
     return f"{int(done.stdout.split()[-1]) / 1e6:8.2f} GB  {seconds:6.1f} s"
 
 
-def texts_of(files: list[Path]):
-    import zstandard
-
-    for file in files:
-        if file.suffix == ".txt":
-            yield file.read_text(encoding="utf-8", errors="replace")
-            continue
-        opened = zstandard.open(file, "rt", encoding="utf-8") if file.suffix == ".zst" else file.open(encoding="utf-8")
-        with opened as lines:
-            yield from (json.loads(line)["text"] for line in lines)
-
-
 def make_document(files: list[Path], size: int, kind: str) -> str:
     """A text of `size` bytes of UTF-8."""
+    from bench import unique_text
+
     held, total = [], 0
-    for text in texts_of(files):
+    for text in unique_text.read(files):
         text = re.sub(r"[^\x00-\x7f]+", " ", text) if kind == "ascii" else text.replace("\n", " \U0001f33e\n")
         held.append(text)
         total += len(text.encode("utf-8", "replace"))
@@ -104,7 +93,6 @@ def make_document(files: list[Path], size: int, kind: str) -> str:
 
 def prepare(files: list[Path], size: int, kind: str, folder: Path) -> Path:
     """Write the part, the tokenizers and an evaluation set."""
-    sys.path.insert(0, str(ROOT))
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from data_prep import tokenizer
@@ -136,6 +124,7 @@ def main() -> None:
     parser.add_argument("--package", nargs="+", type=Path, default=[ROOT])
     parser.add_argument("--cap", type=float, default=16, help="GB of address space for each stage")
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))  # the stages that are measured get the path of their own package
     with tempfile.TemporaryDirectory() as place:
         for kind in options.kinds:
             part = prepare(options.files, int(options.megabytes * 2**20), kind, Path(place))
