@@ -3,9 +3,9 @@
     python bench/minhash.py FILE... [--megabytes 40] [--documents 8000] [--rounds 5] [--workers 1 2] [--output table.json]
 
 FILE: .txt or .jsonl(.zst), without repetition (bench/unique_text.py). The texts are cut into documents of 30 to 3000 words.
-Half of the documents of the corpus are originals; the others are copies of an original with words replaced, sentences removed, or sentences of another
-text put in, so that similarities spread over 0.5 to 1. All ways read the same four parts and write kept and dropped documents;
-start-up of their processes is included. Rounds take turns.
+Half of the documents of the corpus are originals; the others are copies of an original with words replaced, sentences removed,
+or sentences of another text put in, so that similarities spread over 0.5 to 1. All ways read the same four parts and write kept
+and dropped documents; start-up of their processes is included. Rounds take turns.
 
 The truth is brute force: the Jaccard similarity of the sets of word 5-grams (lower case, runs of letters and digits) of all
 pairs. Recall: of the pairs with similarity of 0.8 or more, those that end in one cluster. Precision: of the pairs that a way
