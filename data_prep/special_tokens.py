@@ -20,7 +20,8 @@ def as_text(definition: dict[str, Any], eod_token: str) -> dict[str, Any]:
     The same object where that is so already.
     """
     model, added = definition["model"], definition.get("added_tokens") or []
-    names = {token["content"] for token in added if token["special"]} | {eod_token}
+    # a single character that is declared special, as "·" in one published file, is what texts are made of all the same
+    names = {token["content"] for token in added if token["special"] and len(token["content"]) > 1} | {eod_token}
     looked_for = any(token["content"] == eod_token and not token["special"] for token in added)
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model.get("merges") or []]
     prefix = len(model.get("continuing_subword_prefix") or "")

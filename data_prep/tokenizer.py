@@ -23,6 +23,8 @@ from data_prep.special_tokens import as_text, is_ordinary
 DEFAULT_EOD = "<|endoftext|>"
 STRETCH_BYTES = 1 << 16
 """Of a document, what the fast engine is checked on, at its beginning and in its middle."""
+FED_BYTES = 1 << 16
+"""Pieces of long texts that the trainer is given."""
 MAX_WORD_BYTES = 256
 """Length of a word in training."""
 _STRETCH = re.compile(rf" ?\S{{{MAX_WORD_BYTES // 4},}}|\s{{{MAX_WORD_BYTES // 4},}}")
@@ -170,12 +172,19 @@ def train(texts: Iterable[str | LongText], vocab_size: int, eod_token: str | Non
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(counted.pass_on(piece for text in texts for piece in pieces(text)), trainer)
+    tokenizer.train_from_iterator(counted.pass_on(_small(texts)), trainer)
     tokenizer.pre_tokenizer = words
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_config(folder, {}, eod_token)
     return counted.count
+
+
+def _small(texts: Iterable[str | LongText]) -> Iterator[str]:
+    """The texts, long ones in pieces: the trainer holds 256 of what it gets at a time."""
+    for text in texts:
+        for piece in pieces(text):
+            yield from pieces(piece, FED_BYTES) if isinstance(text, LongText) else (piece,)
 
 
 def training_words() -> pre_tokenizers.PreTokenizer:

@@ -156,3 +156,16 @@ def test_training_is_as_without_a_limit_where_no_word_is_long(folder, tmp_path, 
     monkeypatch.setattr(tokenizer, "training_words", lambda: pre_tokenizers.ByteLevel(add_prefix_space=False))
     assert tokenizer.train(TEXTS, 400, None, tmp_path) == 0
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_the_fingerprint_is_that_of_what_transformers_save_again(folder, tmp_path):
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    content = json.loads((folder / "tokenizer.json").read_text())
+    template = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}
+    for post_processor in (saved["post_processor"], template, None):
+        (tmp_path / "changed.json").write_text(json.dumps({**content, "post_processor": post_processor}))
+        assert tokenizer_fingerprint(tmp_path / "changed.json") == tokenizer_fingerprint(folder / "tokenizer.json")
+    template["single"].insert(0, {"SpecialToken": {"id": "<s>", "type_id": 0}})
+    (tmp_path / "changed.json").write_text(json.dumps({**content, "post_processor": template}))
+    assert tokenizer_fingerprint(tmp_path / "changed.json") != tokenizer_fingerprint(folder / "tokenizer.json")
