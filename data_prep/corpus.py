@@ -42,12 +42,13 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
         _require_kept(cleaned.results, "the filters", out / "2-clean")
         unique, sifted = _deduplicate(build, runner, cleaned)
         _require_kept(unique.results, "deduplication", out / "3-dedup")
-        _tokenizer(build, runner, unique)
+        cut_words = _tokenizer(build, runner, unique)
         shards = _shards(build, runner, unique)
         _plans(build, runner, shards)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
         surveyed = survey.run(runner, out / "survey", unique)
         summary = _summary(build, extracted, [cleaned, *sifted], shards) | {"survey": surveyed}
+        summary["tokenizer"]["cut_words"] = cut_words
         report.write(out / "report.html", summary)
     return summary
 
@@ -100,7 +101,8 @@ def _require_documents(extracted: list[dict[str, Any]]) -> None:
     )
 
 
-def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
+def _tokenizer(build: Build, runner: Runner, unique: Parts) -> int:
+    """Train or adopt the tokenizer; returns how many long words were cut for training."""
     section, folder = build.recipe.tokenizer, build.output / "tokenizer"
     settings: dict[str, Any] = section.model_dump(mode="json", exclude={"path", "sample_megabytes"})
     if section.path:
@@ -112,7 +114,9 @@ def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
         share = min(1.0, section.sample_megabytes * 2**20 / max(1, total))
         settings |= {"input": unique.fingerprint, "share": share, "seed": build.recipe.seed}
         argument = (unique.files, section.vocab_size, section.eod_token, share, build.recipe.seed)
-    runner.run(folder / ".stage", "tokenizer", settings, [Task("tokenizer", 1, argument)], _tokenizer_work)
+    tasks = [Task("tokenizer", 1, argument)]
+    (result,) = runner.run(folder / ".stage", "tokenizer", settings, tasks, _tokenizer_work)
+    return result.get("cut_words", 0)  # of a build that goes on from an older moenda's, there is no count
 
 
 def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
@@ -276,6 +280,9 @@ def describe(summary: dict[str, Any]) -> str:
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
+    if cut := summary["tokenizer"]["cut_words"]:
+        limit = tokenizer.MAX_WORD_BYTES
+        lines.append(f"            {cut:,} words of more than {limit} bytes were cut to that for training alone")
     lines.append(f"report      {out}/report.html")
     if summary["set_aside_count"]:
         lines.append(f"SET ASIDE   {summary['set_aside_count']:,} inputs could not be read:")
