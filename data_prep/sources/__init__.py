@@ -12,18 +12,25 @@ from typing import Annotated
 from pydantic import Field
 
 from data_prep.sources import (
+    arrow,
+    arxiv,
     csv_table,
+    epub,
     faq,
     gutenberg,
     hf_dataset,
     html_pages,
+    jats,
     jsonl,
     papers,
     parallel_text,
     parquet,
     plaintext,
     question_answer,
+    stack_exchange,
+    tmx,
     warc,
+    webdataset,
     wikipedia,
 )
 
@@ -32,6 +39,8 @@ Source = Annotated[
     | gutenberg.GutenbergSource
     | jsonl.JsonlSource
     | parquet.ParquetSource
+    | arrow.ArrowSource
+    | webdataset.WebDatasetSource
     | csv_table.CsvSource
     | hf_dataset.HFDatasetSource
     | html_pages.HTMLSource
@@ -40,7 +49,13 @@ Source = Annotated[
     | question_answer.QuestionAnswerSource
     | faq.FAQSource
     | parallel_text.ParallelTextSource
-    | papers.PapersSource,
+    | papers.PapersSource
+    | arxiv.ArxivSource
+    | jats.JatsSource
+    | jats.TeiSource
+    | stack_exchange.StackExchangeSource
+    | epub.EpubSource
+    | tmx.TmxSource,
     Field(discriminator="type"),
 ]
 READERS: dict[str, ModuleType] = {
@@ -48,6 +63,8 @@ READERS: dict[str, ModuleType] = {
     "gutenberg": gutenberg,
     "jsonl": jsonl,
     "parquet": parquet,
+    "arrow": arrow,
+    "webdataset": webdataset,
     "csv": csv_table,
     "hf_dataset": hf_dataset,
     "html": html_pages,
@@ -57,4 +74,10 @@ READERS: dict[str, ModuleType] = {
     "faq": faq,
     "parallel_text": parallel_text,
     "papers": papers,
+    "arxiv": arxiv,
+    "jats": jats,
+    "tei": jats,
+    "stack_exchange": stack_exchange,
+    "epub": epub,
+    "tmx": tmx,
 }
