@@ -16,6 +16,7 @@ import xxhash
 from data_prep import clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
+from data_prep.long_text import LongText
 from data_prep.recipe import Build
 from data_prep.shards import TokenShards, write_manifest
 from data_prep.shards.format import VERSION as SHARD_VERSION
@@ -41,12 +42,13 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
         _require_kept(cleaned.results, "the filters", out / "2-clean")
         unique, sifted = _deduplicate(build, runner, cleaned)
         _require_kept(unique.results, "deduplication", out / "3-dedup")
-        _tokenizer(build, runner, unique)
+        cut_words = _tokenizer(build, runner, unique)
         shards = _shards(build, runner, unique)
         _plans(build, runner, shards)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
         surveyed = survey.run(runner, out / "survey", unique)
         summary = _summary(build, extracted, [cleaned, *sifted], shards) | {"survey": surveyed}
+        summary["tokenizer"]["cut_words"] = cut_words
         report.write(out / "report.html", summary)
     return summary
 
@@ -99,7 +101,8 @@ def _require_documents(extracted: list[dict[str, Any]]) -> None:
     )
 
 
-def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
+def _tokenizer(build: Build, runner: Runner, unique: Parts) -> int:
+    """Train or adopt the tokenizer; returns how many long words were cut for training."""
     section, folder = build.recipe.tokenizer, build.output / "tokenizer"
     settings: dict[str, Any] = section.model_dump(mode="json", exclude={"path", "sample_megabytes"})
     if section.path:
@@ -111,28 +114,30 @@ def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
         share = min(1.0, section.sample_megabytes * 2**20 / max(1, total))
         settings |= {"input": unique.fingerprint, "share": share, "seed": build.recipe.seed}
         argument = (unique.files, section.vocab_size, section.eod_token, share, build.recipe.seed)
-    runner.run(folder / ".stage", "tokenizer", settings, [Task("tokenizer", 1, argument)], _tokenizer_work)
+    tasks = [Task("tokenizer", 1, argument)]
+    (result,) = runner.run(folder / ".stage", "tokenizer", settings, tasks, _tokenizer_work)
+    return result.get("cut_words", 0)  # of a build that goes on from an older moenda's, there is no count
 
 
 def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
     # trained beside and then moved: a tokenizer folder with a half-written file would look finished
-    scratch = folder / "scratch"
+    scratch, cut_words = folder / "scratch", 0
     shutil.rmtree(scratch, ignore_errors=True)
     if len(task.arguments) == 2:
         tokenizer.adopt(*task.arguments, folder=scratch)
     else:
         parts, vocab_size, eod_token, share, seed = task.arguments
-        tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
+        cut_words = tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
     names = [path.name for path in sorted(scratch.iterdir())]
     for name in names:
         os.replace(scratch / name, folder.parent / name)
     scratch.rmdir()
-    return {"outputs": [f"../{name}" for name in names]}
+    return {"outputs": [f"../{name}" for name in names], "cut_words": cut_words}
 
 
-def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str]:
+def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str | LongText]:
     for part in parts:
-        for document in read_documents(part):
+        for document in read_documents(part, long_texts=True):
             if share >= 1 or holdout.holdout_key(document.id, seed + 1) < share * 2**64:
                 yield document.text
 
@@ -275,6 +280,9 @@ def describe(summary: dict[str, Any]) -> str:
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
+    if cut := summary["tokenizer"]["cut_words"]:
+        limit = tokenizer.MAX_WORD_BYTES
+        lines.append(f"            {cut:,} words of more than {limit} bytes were cut to that for training alone")
     lines.append(f"report      {out}/report.html")
     if summary["set_aside_count"]:
         lines.append(f"SET ASIDE   {summary['set_aside_count']:,} inputs could not be read:")
