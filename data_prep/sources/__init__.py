@@ -16,6 +16,7 @@ from data_prep.sources import (
     faq,
     gutenberg,
     hf_dataset,
+    html_pages,
     jsonl,
     papers,
     parallel_text,
@@ -33,6 +34,7 @@ Source = Annotated[
     | parquet.ParquetSource
     | csv_table.CsvSource
     | hf_dataset.HFDatasetSource
+    | html_pages.HTMLSource
     | warc.WarcSource
     | wikipedia.WikipediaSource
     | question_answer.QuestionAnswerSource
@@ -48,6 +50,7 @@ READERS: dict[str, ModuleType] = {
     "parquet": parquet,
     "csv": csv_table,
     "hf_dataset": hf_dataset,
+    "html": html_pages,
     "warc": warc,
     "wikipedia": wikipedia,
     "question_answer": question_answer,

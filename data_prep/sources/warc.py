@@ -19,7 +19,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 from pydantic import Field
 
 from data_prep.document import Document, SetAside
-from data_prep.sources import page, signals
+from data_prep.sources import page, page_facts, signals
 from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed, open_raw
 from data_prep.sources.site_rules import AGENTS, SiteRules
 from strict_json import ConfigError
@@ -250,13 +250,13 @@ def _document(record: Any, chunk: bytes, identifier: str, settings: WarcSource, 
         return None
     fields = [(str(name), str(value)) for name, value in record.http_headers]
     if kind == "text/plain":
-        text = page.decode_page(raw, record.http_charset)[0]
-        return Document(identifier, text, settings.name, metadata | robots.signals(url, signals.opt_outs(None, fields)))
+        text = page.decode_page(raw, record.http_charset).text
+        return Document(identifier, text, settings.name, metadata | robots.signals(url, page_facts.opt_outs(None, fields)))
     if kind not in _HTML_TYPES and not (not kind and raw.lstrip()[:1] == b"<"):
         return None
     tree = page.parse(raw, record.http_charset)
     licence, evidence = signals.licence_of(tree)
-    metadata |= robots.signals(url, signals.opt_outs(tree, fields))
+    metadata |= robots.signals(url, page_facts.opt_outs(tree, fields))
     if language := page.language_of(tree):
         metadata["language"] = language
     if title := page.title_of(tree):

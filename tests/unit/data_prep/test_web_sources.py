@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data_prep.document import Document, SetAside
 from data_prep.extract import _read
 from data_prep.recipe import Recipe
-from data_prep.sources import READERS, faq, papers, signals, wikitext
+from data_prep.sources import READERS, faq, page_facts, papers, signals, wikitext
 from data_prep.sources import page as pages
 from data_prep.sources.site_rules import SiteRules
 from strict_json import ConfigError
@@ -352,7 +352,7 @@ def test_any_bytes_are_a_page(raw):
     tree = pages.parse(b"<html><body>" + raw)
     pages.text_of(tree)
     signals.licence_of(tree)
-    signals.opt_outs(tree, [])
+    page_facts.opt_outs(tree, [])
     faq.pairs(tree)
 
 
@@ -470,4 +470,4 @@ def test_pages_nested_beyond_all_measure_are_refused_at_once(tag):
     ],
 )
 def test_encodings_of_pages(raw, declared, expected):
-    assert pages.decode_page(raw, declared)[0] == expected
+    assert pages.decode_page(raw, declared).text == expected
