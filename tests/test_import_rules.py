@@ -101,7 +101,15 @@ def test_siblings_do_not_know_each_other():
         for path in set((ROOT / "data_prep" / folder).glob("*.py")) - {ROOT / "data_prep" / folder / "__init__.py"}:
             known = {name.split(".")[2] for name in imports(path) if name.startswith(f"data_prep.{folder}.")}
             shared = {"files", "page", "signals", "site_rules", "loose_json", "wikitext", "settings", "text", "linear_text"}
-            shared |= {"archive_records", "main_content", "mathml", "page_facts", "page_figures"}
+            shared |= {
+                "archive_frames",
+                "archive_records",
+                "http_message",
+                "main_content",
+                "mathml",
+                "page_facts",
+                "page_figures",
+            }
             shared |= {"raised", "template_arguments", "template_names", "template_numbers", "templates", "wikitext_tree"}
             shared |= {"evaluation_sets", "external_sort", "numbering", "ragged", "signatures", "union_find", "words"}
             assert known <= {*shared, path.stem}, path

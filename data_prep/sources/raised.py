@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Style = Literal["caret", "unicode"]
+Style = Literal["caret", "unicode", "plain"]
 SUPERSCRIPTS = dict(zip("0123456789+-−()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾ⁿⁱ", strict=True))
 SUBSCRIPTS = dict(zip("0123456789+-−()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₍₎", strict=True))
 _NUMBER = re.compile(r"[-+−–±]?\d+(?:[.,]\d+)?[-+−–]?|[-+−–]\w")
@@ -20,8 +20,8 @@ def superscript(content: str, before: str, after: str, style: Style = "caret") -
     front of a symbol (14C) are written as they are. `before` that is a digit and `after` that is a slash make a mixed number.
     """
     text = content.strip()
-    if not text:
-        return ""
+    if not text or style == "plain":
+        return text
     if text.isdigit() and after and after in _SLASHES:  # 1<sup>3</sup>/<sub>4</sub>
         return f" {text}" if before.isdigit() else text
     follows = before.isalnum() or before in tuple(")]}|°'’′")
@@ -42,8 +42,8 @@ def superscript(content: str, before: str, after: str, style: Style = "caret") -
 def subscript(content: str, before: str, after: str, style: Style = "caret") -> str:
     """Plain text of a subscript: as it is, but set off with an underscore where digits would run together (log_2 8)."""
     text = content.strip()
-    if not text:
-        return ""
+    if not text or style == "plain":
+        return text
     if before and before in _SLASHES:
         return text
     if style == "unicode" and all(character in SUBSCRIPTS for character in text):

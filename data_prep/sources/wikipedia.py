@@ -51,8 +51,8 @@ class WikipediaSource(SourceSettings):
     """Take pages that only list articles of like names."""
     drop_sections: list[str] | None = None
     """Headings (any case) of sections to leave out; null: references, links and their like in the larger languages."""
-    exponents: Style = "caret"
-    """How superscript numbers are written: 10^6 (caret) or 10⁶ (unicode, with CO₂ for CO2)."""
+    powers: Style = "caret"
+    """How raised numbers are written: 10^6 (caret), 10⁶ (unicode, with CO₂ for CO2) or 106 (plain, which changes numbers)."""
     variant: str = ""
     """Variant to take where a page marks several, such as zh-hant or zh-tw; "": the simplified one, else the first."""
 
@@ -108,7 +108,7 @@ def _is_wanted(page: dict[str, Any], settings: WikipediaSource) -> bool:
 
 def _text(page: dict[str, Any], site: _Site, unwanted: frozenset[str], settings: WikipediaSource) -> tuple[str, int]:
     """(text, number of places where only MediaWiki knows the text) of a page."""
-    wiki = Wiki((site.language or "").lower(), page["title"], settings.exponents, settings.variant)
+    wiki = Wiki((site.language or "").lower(), page["title"], settings.powers, settings.variant)
     templates: Counter[tuple[str, str]] = Counter()
     text = wikitext.clean(page["text"], site.unwanted_links, unwanted, wiki, templates)
     return text, sum(count for (how, _), count in templates.items() if how == "hole")

@@ -14,8 +14,8 @@ _SPACES = re.compile(r"[ \t\xa0]+")
 _BEFORE_STOP = re.compile(r" +([,.;:!?)](?:\s|$))")
 _LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _TAGS = """abbr b bdi big blockquote br center cite code dd del dfn div dl dt em font gallery h1 h2 h3 h4 h5 h6 hr i
-includeonly ins kbd li math noinclude nowiki ol onlyinclude p poem pre ref references s section small source span strike strong sub
-sup table td th tr tt u ul var wbr"""
+includeonly ins kbd li math noinclude nowiki ol onlyinclude p poem pre ref references s section small source span strike strong
+sub sup table td th tr tt u ul var wbr"""
 _LEFTOVER = (
     r"__[A-Z]+__",
     r"\[\[|\]\]",

@@ -70,7 +70,7 @@ class Wiki:
     language: str = ""
     """Language code; decides between templates of the same name, and how dates and decimals are written."""
     title: str = ""
-    exponents: Style = "caret"
+    powers: Style = "caret"
     variant: str = ""
     """Variant of Chinese (or Serbian ...) that is taken where the page marks several, such as zh-hant."""
 
@@ -146,7 +146,7 @@ class Renderer:
             out.append("- " if name == "li" and not (out and out[-1].endswith("- ")) else "")
         elif name in ("sup", "sub"):
             raised = superscript if name == "sup" else subscript
-            out.append(raised(self.text(node.contents), *_around(out, nodes, place), self.wiki.exponents))
+            out.append(raised(self.text(node.contents), *_around(out, nodes, place), self.wiki.powers))
         elif name == "math" and node.contents is not None:
             out.append(self.protect(f"${str(node.contents).strip()}$"))
         else:
@@ -174,7 +174,7 @@ class Renderer:
 
     def _arguments(self, node: Template, around: tuple[str, str]) -> Arguments:
         values = {str(parameter.name).strip(): parameter.value for parameter in node.params}
-        return Arguments(values, self.text, self.wiki.language, around, self.wiki.exponents)
+        return Arguments(values, self.text, self.wiki.language, around, self.wiki.powers)
 
     def _function(self, written: str, node: Template) -> tuple[str, str] | None:
         """A parser function such as {{formatnum:6000}}; None for a template."""

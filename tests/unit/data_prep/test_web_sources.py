@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.document import Document, SetAside
+from data_prep.document import Document, PassedOver, SetAside
 from data_prep.extract import _read
 from data_prep.recipe import Recipe
 from data_prep.sources import READERS, faq, page_facts, papers, signals, wikitext
@@ -140,7 +140,7 @@ def test_no_damage_to_a_warc_file_escapes(tmp_path, place, junk, packed, cut):
     chosen = source(type="warc", paths=["a.warc.gz"])
     for piece in READERS["warc"].pieces(chosen, tmp_path):
         for item in READERS["warc"].read(piece, chosen):
-            assert isinstance(item, (Document, SetAside))
+            assert isinstance(item, (Document, PassedOver, SetAside))
 
 
 DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="de"><siteinfo>

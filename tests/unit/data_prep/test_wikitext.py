@@ -133,7 +133,7 @@ def test_digits_above_and_below_the_line_never_run_together(base, other):
 
 
 def test_exponents_of_unicode():
-    assert clean("10<sup>6</sup> m<sup>−2</sup> CO<sub>2</sub>", exponents="unicode") == "10⁶ m⁻² CO₂"
+    assert clean("10<sup>6</sup> m<sup>−2</sup> CO<sub>2</sub>", powers="unicode") == "10⁶ m⁻² CO₂"
     assert (superscript("n+1", "2", ""), superscript("e", "X", " "), superscript("2+", "a", "")) == ("^(n+1)", "e", "^2+")
     assert (superscript("14", " ", "C"), subscript("4", "/", "")) == ("14", "4")
 
