@@ -1,8 +1,8 @@
 """Project Gutenberg books: the licence around the book is removed, its chapters stay together.
 
 The markers follow the editions in circulation: "*** START OF THE PROJECT GUTENBERG EBOOK" and "*** END OF ..." (since about
-2003, with the small print behind them until 2004), and "*END*THE SMALL PRINT" with "End of The Project Gutenberg Etext" (1990s), each
-in the book's language too. Not removed: transcriber's notes, captions, tables of contents.
+2003, until 2004 with the small print behind them), and "*END*THE SMALL PRINT" with "End of The Project Gutenberg Etext"
+(1990s), each in the book's language too. Not removed: transcriber's notes, captions, tables of contents.
 """
 
 from __future__ import annotations
