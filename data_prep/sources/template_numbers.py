@@ -57,7 +57,7 @@ def _unit(code: str, amount: str) -> str | None:
 
 def convert(arguments: Arguments, name: str) -> str | None:
     """{{convert|5|to|10|km|mi}}: "5 to 10 km", {{convert|5|ft|6|in|cm}}: "5 ft 6 in". The converted value is not computed."""
-    if re.search(r"out|number|only|flip$", arguments.first("disp")) or arguments.first("input"):
+    if re.search(r"out|number|only", arguments.first("disp")) or arguments.first("input"):
         return None
     values = [value for value in arguments.unnamed() if value]
     if not values or (amount := _number(values[0])) is None:
@@ -175,7 +175,7 @@ def chem(arguments: Arguments, name: str) -> str | None:
     """{{chem|SO|4|2-}}: elements, counts and charges in turn: "SO4^2-"."""
     text = ""
     for value in arguments.unnamed():
-        charge = re.fullmatch(r"\d*[-+−]", value)
+        charge = re.fullmatch(r"\d+[-+−]", value)
         text += f"^{value}" if charge and text else value
     return text or None
 

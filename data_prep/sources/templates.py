@@ -28,6 +28,8 @@ _NAMESPACE = re.compile(rf"(?:{'|'.join(_NAMESPACES.split())}):")
 _TOKEN = re.compile(r"\{[^{}]*\}|\\.|[\[\]]|[^\[\]{}\\]+|[{}\\]", re.DOTALL)
 _ORDINAL = re.compile(r"(?:\d+|[ivxlcdm]+)(?:er|ers|re|e|es|ère|ème|nd|nde|o|a)(?: siècle)?(?: av\. j\.-c\.)?")
 _WORD = re.compile(r"[^\W\d_]{2}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_NOTE = re.compile(r"ipac?-[a-z-]+|[a-z]{2,3} icon|infobox .*|(?:cite|citar|citeer|cytuj|ref-?) .*|.*-stub")
+"""Pronunciations, marks of languages, boxes and quoted works, named by pattern."""
 _FILE = r"\S+\.(?:jpe?g|png|svg|gif|ogg|pdf|webm|tiff?)"
 _NO_TEXT = re.compile(
     rf"(?:https?:)?//\S*|{_FILE}|#[0-9a-f]{{3,8}}|[a-z-]+: ?[\w#%.-]+;.*|[a-z-]+:[\w#%.-]+|\d+(?:px|em|%)", re.IGNORECASE
@@ -70,6 +72,8 @@ def show(name: str, arguments: Arguments, alone: bool) -> tuple[str, str]:
         return _counted(template_names.ship_of(plain.upper(), arguments))
     if plain.startswith("lang-") and arguments.count:
         return _counted(template_names.language_label(arguments, plain[5:], arguments.first("1")))
+    if _NOTE.fullmatch(plain):
+        return "", "nothing"
     if _ORDINAL.fullmatch(plain) and arguments.language in ("fr", ""):
         return name.strip(), "shown"
     if re.fullmatch(r"[A-Z]{3}", name.strip()) and (country := template_names.country(name.strip(), arguments.language)):
@@ -129,7 +133,7 @@ def _filled(parts: tuple[Any, ...], arguments: Arguments, group: bool = False) -
 def _unknown(arguments: Arguments) -> tuple[str, str]:
     """Unnamed arguments that are words: the rule for templates that the table does not know."""
     values = [value for value in arguments.unnamed() if value]
-    if len(values) > 1 and _CODE.fullmatch(values[0]):
+    while len(values) > 1 and _CODE.fullmatch(values[0]):
         values = values[1:]  # the language of what follows
     if not values:
         return "", "hole"
