@@ -44,9 +44,9 @@ def read_books(worktree: Path, books: list[Path]) -> list[tuple[str | None, str 
 
 
 def plain(text: str) -> str:
-    """A text without what editions write differently: marks of quotation and emphasis, dashes, kinds of blanks."""
+    """A text without what editions write differently: marks of quotation and emphasis, dashes, blanks, capitals for emphasis."""
     text = re.sub(r"[\"'‘’“”_`*+]|^-- ", "", text).replace("—", "--")
-    return re.sub(r"(?<=[^\W\d_])- (?=[^\W\d_])", "-", " ".join(text.split()))
+    return re.sub(r"(?<=[^\W\d_])- (?=[^\W\d_])", "-", " ".join(text.lower().split()))
 
 
 def gold_paragraphs(path: Path) -> list[str]:
