@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,9 @@ from pydantic import Field
 
 from data_prep.document import Document, SetAside
 from data_prep.sources import wikitext
-from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed
+from data_prep.sources.files import Piece, SourceSettings, find_files, guarded, open_compressed
+from data_prep.sources.raised import Style
+from data_prep.sources.wikitext_tree import Wiki
 
 SUFFIXES = tuple(f".xml{packed}" for packed in ("", ".bz2", ".gz", ".xz", ".zst"))
 APPARATUS = """references|notes|footnotes|citations|sources|bibliography|further reading|external links|
@@ -48,6 +51,10 @@ class WikipediaSource(SourceSettings):
     """Take pages that only list articles of like names."""
     drop_sections: list[str] | None = None
     """Headings (any case) of sections to leave out; null: references, links and their like in the larger languages."""
+    powers: Style = "caret"
+    """How raised numbers are written: 10^6 (caret), 10⁶ (unicode, with CO₂ for CO2) or 106 (plain, which changes numbers)."""
+    variant: str = ""
+    """Variant to take where a page marks several, such as zh-hant or zh-tw; "": the simplified one, else the first."""
 
     @property
     def suffixes(self) -> tuple[str, ...] | None:
@@ -73,23 +80,38 @@ def read(piece: Piece, settings: WikipediaSource) -> Iterator[Document | SetAsid
                 if raw is None:
                     yield SetAside(where, f"longer than max_document_megabytes ({settings.max_document_megabytes})")
                     continue
-                try:
-                    page = _page(_parsed(raw), site)
-                    where = f"{where} ({page['title']})"
-                    if page["namespace"] not in settings.namespaces or page["redirect"] or _REDIRECT.match(page["text"]):
+                page = guarded(where, _page, raw, site)
+                if isinstance(page, SetAside):
+                    yield page
+                elif _is_wanted(page, settings):
+                    made = guarded(f"{where} ({page['title']})", _text, page, site, unwanted, settings)
+                    if isinstance(made, SetAside):
+                        yield made
                         continue
-                    if not settings.disambiguation_pages and _DISAMBIGUATION.search(page["text"]):
-                        continue
-                    text = wikitext.clean(page["text"], site.unwanted_links, unwanted)
-                except (ElementTree.ParseError, RecursionError, ValueError, RuntimeError) as error:
-                    yield SetAside(where, f"{type(error).__name__}: {error}")
-                    continue
-                identifier = f"{settings.name}/{piece.name}#{page['id']}"
-                yield Document(identifier, text, settings.name, site.metadata(page) | {"licence": licence})
+                    text, holes = made
+                    metadata = site.metadata(page) | {"licence": licence} | ({"holes": holes} if holes else {})
+                    yield Document(f"{settings.name}/{piece.name}#{page['id']}", text, settings.name, metadata)
             if number == 0:
                 yield SetAside(piece.path, "no <page> in it: no MediaWiki dump")
     except (OSError, EOFError, ValueError) as error:
         yield SetAside(f"{piece.path}, after page {number}", f"unreadable from here on: {type(error).__name__}: {error}")
+
+
+def _is_wanted(page: dict[str, Any], settings: WikipediaSource) -> bool:
+    """Whether a page is an article: modules, data and style sheets (of another <model>) are none, redirects neither."""
+    if page["namespace"] not in settings.namespaces or page["model"] != "wikitext":
+        return False
+    if page["redirect"] or _REDIRECT.match(page["text"]):
+        return False
+    return settings.disambiguation_pages or not _DISAMBIGUATION.search(page["text"])
+
+
+def _text(page: dict[str, Any], site: _Site, unwanted: frozenset[str], settings: WikipediaSource) -> tuple[str, int]:
+    """(text, number of places where only MediaWiki knows the text) of a page."""
+    wiki = Wiki((site.language or "").lower(), page["title"], settings.powers, settings.variant)
+    templates: Counter[tuple[str, str]] = Counter()
+    text = wikitext.clean(page["text"], site.unwanted_links, unwanted, wiki, templates)
+    return text, sum(count for (how, _), count in templates.items() if how == "hole")
 
 
 class _Site:
@@ -174,8 +196,11 @@ def _parsed(raw: bytes) -> ElementTree.Element:
         return ElementTree.fromstring(_BARE.sub("&amp;", text).encode())
 
 
-def _page(element: ElementTree.Element, site: _Site) -> dict[str, Any]:
+def _page(raw: bytes, site: _Site) -> dict[str, Any]:
+    """Fields of a <page>. Raises ParseError or ValueError for one that is damaged."""
+    element = _parsed(raw)
     page: dict[str, Any] = {"title": "", "id": 0, "namespace": None, "redirect": False, "revision": 0, "date": None, "text": ""}
+    page["model"] = "wikitext"
     for child in element:
         if child.tag == "title":
             page["title"] = child.text or ""
@@ -188,6 +213,7 @@ def _page(element: ElementTree.Element, site: _Site) -> dict[str, Any]:
         elif child.tag == "revision":
             fields = {field.tag: field.text for field in child}
             page |= {"revision": int(fields.get("id") or 0), "date": fields.get("timestamp"), "text": fields.get("text") or ""}
+            page["model"] = fields.get("model") or "wikitext"
     if page["namespace"] is None:
         page["namespace"] = site.namespace_of(page["title"])
     return page
