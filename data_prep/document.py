@@ -16,7 +16,10 @@ from typing import Any
 import orjson
 import zstandard
 
+from data_prep.long_text import PIECE_BYTES, JsonText, LongText, json_text, pieces, shorten
+
 SUFFIX = ".jsonl.zst"
+_TEXT = b',"text":"'
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Document:
     id: str
     """Unique in a corpus and the same in every build: source name, file, and place in the file."""
     text: str
+    """Or a LongText, where `read_documents` was asked for it."""
     source: str
     """Name of the source in the recipe."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +59,16 @@ class SetAside:
     """Whether the cause lies outside the file (rights, disk, network), so that another run may read it."""
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """A record that is rightly no document, such as an image in an archive of the web: counted by its kind, not listed."""
+
+    source: str
+    """Name of the source in the recipe."""
+    kind: str
+    """Short and the same for all of this kind: "image/png", "status 404"."""
+
+
 class RecordWriter:
     """A part being written: JSON objects, whole or not at all. The same records give the same bytes.
 
@@ -72,8 +86,16 @@ class RecordWriter:
         return self
 
     def add(self, record: dict[str, Any]) -> None:
-        """Append one JSON object."""
-        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        """Append one JSON object. A long text under "text" is written piece by piece, and may be a LongText."""
+        text = record.get("text")
+        if not isinstance(text, LongText) and not (isinstance(text, str) and len(text) > PIECE_BYTES):
+            self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            return
+        place = list(record).index("text")
+        before, after = dict(list(record.items())[:place]), dict(list(record.items())[place + 1 :])
+        self._stream.write(orjson.dumps(before)[:-1] + (_TEXT if before else _TEXT[1:]))
+        json_text(text, self._stream.write)
+        self._stream.write(b'"' + (b"," if after else b"") + orjson.dumps(after, option=orjson.OPT_APPEND_NEWLINE)[1:])
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is not None:
@@ -103,21 +125,60 @@ def write_records(path: Path, records: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of a part, in order."""
-    for record in read_records(path):
+def read_documents(path: Path, long_texts: bool = False) -> Iterator[Document]:
+    """Documents of a part, in order. `long_texts`: those of more than a million bytes come as LongText."""
+    for record in read_records(path, long_texts):
         yield Document(record["id"], record["text"], record["source"], record["metadata"])
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a part, in order."""
+def read_records(path: Path, long_texts: bool = False) -> Iterator[dict[str, Any]]:
+    """JSON objects of a part, in order. `long_texts`: a "text" of more than a million bytes comes as LongText.
+
+    Either way such a text is in memory once: its line is never held whole.
+    """
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-        for line in io.BufferedReader(stream, 1 << 20):
-            yield orjson.loads(line)
+        lines = io.BufferedReader(stream, 1 << 20)
+        while line := lines.readline(PIECE_BYTES):
+            if line.endswith(b"\n") or _TEXT not in line:
+                yield orjson.loads(line if line.endswith(b"\n") else line + lines.readline())
+                continue
+            record = _read_long(line, lines)
+            if not long_texts:
+                record["text"] = str(record["text"])
+            yield record
+            del record  # the next one is read when this one is used up
+
+
+def _read_long(line: bytes, lines: io.BufferedReader) -> dict[str, Any]:
+    """A record whose line goes on."""
+    before, _, start = line.partition(_TEXT)
+    text, chunk = JsonText(), start
+    while (behind := text.feed(chunk)) is None:
+        chunk = lines.readline(PIECE_BYTES)
+        if not chunk:
+            raise ValueError("a line ends in the middle of a text")
+    after = behind if behind.endswith(b"\n") else behind + lines.readline()
+    head, tail = orjson.loads(before + b"}"), orjson.loads(b"{" + after.lstrip(b","))
+    return {**head, "text": shorten(text.data), **tail}
 
 
 def to_record(document: Document) -> dict[str, Any]:
     """The JSON object of a document."""
-    # a lone surrogate is no character and cannot be written as UTF-8
-    text = document.text.encode("utf-8", "replace").decode("utf-8")
-    return {"id": document.id, "text": text, "source": document.source, "metadata": document.metadata}
+    return {
+        "id": document.id,
+        "text": without_lone_surrogates(document.text),
+        "source": document.source,
+        "metadata": document.metadata,
+    }
+
+
+def without_lone_surrogates(text: str | LongText) -> str | LongText:
+    """The text with question marks for lone surrogates: they are no characters and cannot be written as UTF-8."""
+    if isinstance(text, LongText) or text.isascii():
+        return text
+    try:
+        for piece in pieces(text):
+            piece.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.document import SUFFIX, Document, SetAside, write_documents
+from data_prep.document import SUFFIX, Document, PassedOver, SetAside, write_documents
+from data_prep.long_text import utf8_bytes
 from data_prep.recipe import Build
 from data_prep.sources import READERS, Source, metadata
 from data_prep.sources.files import Piece, describe, guarded
@@ -66,11 +67,12 @@ class _Tally:
         self.documents: Counter[str] = Counter()
         self.text_bytes: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.passed_over: dict[str, Counter[str]] = {}
         self.set_aside: list[dict[str, str]] = []
         self.set_aside_count = 0
         self.try_again = False
 
-    def keep(self, stream: Iterator[Document | SetAside]) -> Iterator[Document]:
+    def keep(self, stream: Iterator[Document | PassedOver | SetAside]) -> Iterator[Document]:
         """Pass on documents with text; count everything."""
         for item in stream:
             if isinstance(item, SetAside):
@@ -78,11 +80,13 @@ class _Tally:
                 self.try_again |= item.try_again
                 if len(self.set_aside) < LISTED:
                     self.set_aside.append({"where": item.where, "reason": item.reason})
+            elif isinstance(item, PassedOver):
+                self.passed_over.setdefault(item.source, Counter())[item.kind] += 1
             elif not item.text.strip():
                 self.dropped[item.source] += 1
             else:
                 self.documents[item.source] += 1
-                self.text_bytes[item.source] += len(item.text.encode("utf-8", "replace"))
+                self.text_bytes[item.source] += utf8_bytes(item.text)
                 yield item
 
     def summary(self) -> dict[str, Any]:
@@ -90,13 +94,14 @@ class _Tally:
             "documents": dict(self.documents),
             "text_bytes": dict(self.text_bytes),
             "dropped": {"extract: empty text": dict(self.dropped)} if self.dropped else {},
+            "passed_over": {source: dict(kinds) for source, kinds in self.passed_over.items()},
             "set_aside": self.set_aside,
             "set_aside_count": self.set_aside_count,
             "try_again": self.try_again,
         }
 
 
-def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | SetAside]:
+def _read(group: list[tuple[Source, Piece]]) -> Iterator[Document | PassedOver | SetAside]:
     for source, piece in group:
         if piece.problem:
             yield SetAside(piece.path, piece.problem, try_again=True)

@@ -49,7 +49,7 @@ def run(runner: Runner, folder: Path, parts: Parts, seed: int, fraction: float) 
 def bounds_work(task: Task, folder: Path) -> dict[str, Any]:
     """The smallest and the largest key of a part, null when it is empty."""
     part, seed = task.arguments
-    keys = [holdout_key(record["id"], seed) for record in read_records(part)]
+    keys = [holdout_key(record["id"], seed) for record in read_records(part, long_texts=True)]
     result = {"smallest": min(keys, default=None), "largest": max(keys, default=None)}
     write_json(folder / f"{task.name}.json", result)
     return {"outputs": [f"{task.name}.json"], **result}

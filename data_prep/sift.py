@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.document import SUFFIX, Document, Drop, RecordWriter, to_record
+from data_prep.long_text import pieces, utf8_bytes
 
 KEPT, DROPPED = f".kept{SUFFIX}", f".dropped{SUFFIX}"
 SAMPLES = 3
@@ -31,7 +32,7 @@ def sift(name: str, folder: Path, verdicts: Iterable[tuple[str, Document, Drop |
             if drop is None:
                 keeper.add(record)
                 kept[source] = kept.get(source, 0) + 1
-                kept_bytes[source] = kept_bytes.get(source, 0) + len(record["text"].encode())
+                kept_bytes[source] = kept_bytes.get(source, 0) + utf8_bytes(record["text"])
                 continue
             why = {"step": step, "reason": drop.reason, "detail": drop.detail}
             dropper.add({**record, **why} | ({"kept_instead": drop.kept_instead} if drop.kept_instead else {}))
@@ -40,7 +41,7 @@ def sift(name: str, folder: Path, verdicts: Iterable[tuple[str, Document, Drop |
             by_source[source] = by_source.get(source, 0) + 1
             if len(shown := samples.setdefault(reason, [])) < SAMPLES:
                 detail = drop.detail or (f"repeats {drop.kept_instead}" if drop.kept_instead else "")
-                shown.append({"id": document.id, "detail": detail, "text": record["text"][:300]})
+                shown.append({"id": document.id, "detail": detail, "text": next(pieces(record["text"]), "")[:300]})
     return {
         "outputs": [f"{name}{KEPT}", f"{name}{DROPPED}"],
         "kept": kept,

@@ -101,6 +101,17 @@ def test_siblings_do_not_know_each_other():
         for path in set((ROOT / "data_prep" / folder).glob("*.py")) - {ROOT / "data_prep" / folder / "__init__.py"}:
             known = {name.split(".")[2] for name in imports(path) if name.startswith(f"data_prep.{folder}.")}
             shared = {"files", "page", "signals", "site_rules", "loose_json", "wikitext", "settings", "text", "linear_text"}
+            shared |= {
+                "archive_frames",
+                "archive_records",
+                "http_message",
+                "main_content",
+                "mathml",
+                "page_facts",
+                "page_figures",
+            }
+            shared |= {"latex", "latex_commands", "latex_files", "latex_macros", "latex_source", "scripts", "siunitx"}
+            shared |= {"article_text", "xml_reader"}
             shared |= {"evaluation_sets", "external_sort", "numbering", "ragged", "signatures", "union_find", "words"}
             assert known <= {*shared, path.stem}, path
 

@@ -29,8 +29,9 @@ from data_prep.dedup.evaluation_sets import EvaluationSetError
 from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, read_sorted, write_array
 from data_prep.dedup.numbering import Numbering
 from data_prep.dedup.ragged import encode_ids, read_ids, write_ids
-from data_prep.dedup.words import batches, hash_ngrams, hash_words, spans
+from data_prep.dedup.words import BATCH_CHARACTERS, batches, hash_ngrams, hash_words, spans
 from data_prep.document import Document, Drop, read_documents
+from data_prep.long_text import LongText, shorten
 from data_prep.sift import sift
 from data_prep.stage import Parts, Runner, Task
 from strict_json import StrictModel
@@ -158,16 +159,41 @@ class _Index:
             found.append((places[hit], first[near[hit]], np.full(hit.sum(), length)))
         return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
+    def search_long(self, text: LongText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(number of the n-gram, its first character, its end) of every hit in a text in Unicode NFC."""
+        found = [(np.empty(0, np.int64),) * 3]
+        words, starts, ends = np.empty(0, np.uint64), *(np.empty(0, np.int64),) * 2
+        passed = 0
+        for piece in text.pieces():
+            for place in range(0, len(piece), BATCH_CHARACTERS // 4):  # less than a batch whatever its lower case
+                part = piece[place : place + BATCH_CHARACTERS // 4]
+                carried = slice(max(0, len(words) - self._lengths[-1] + 1), None)
+                known = len(words[carried])
+                first, end = spans(part)
+                words = np.concatenate((words[carried], hash_words([part])[0]))
+                starts, ends = (
+                    np.concatenate((old[carried], new + passed + place)) for old, new in ((starts, first), (ends, end))
+                )
+                grams, first, lengths = self.search(words, np.array([0, len(words)]))
+                new = first + lengths > known
+                found.append((grams[new], starts[first[new]], ends[first[new] + lengths[new] - 1]))
+            passed += len(piece)
+        return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
 
 def search_work(task: Task, folder: Path) -> dict[str, Any]:
     """Search a part. Writes runs of (n-gram, document), and the documents that have any."""
     part, index_folder, lengths, settings = task.arguments
     index, runs = _Index(index_folder, lengths), RunWriter(folder, task.name, settings.memory_bytes)
     count, hit = 0, [np.empty(0, np.uint64)]
-    for batch in batches(read_documents(part)):
-        words, bounds = hash_words([unicodedata.normalize("NFC", document.text) for document in batch])
-        grams, first, _ = index.search(words, bounds)
-        documents = (np.searchsorted(bounds, first, side="right") - 1 + count).astype(np.uint64)
+    for batch in batches(read_documents(part, long_texts=True)):
+        if isinstance(batch[0].text, LongText):  # is alone
+            grams = index.search_long(normal_form(batch[0].text))[0]
+            documents = np.full(len(grams), count, np.uint64)
+        else:
+            words, bounds = hash_words([unicodedata.normalize("NFC", document.text) for document in batch])
+            grams, first, _ = index.search(words, bounds)
+            documents = (np.searchsorted(bounds, first, side="right") - 1 + count).astype(np.uint64)
         runs.add(grams.astype(np.uint64), documents)
         hit.append(np.unique(documents))
         count += len(batch)
@@ -202,12 +228,15 @@ def cut_work(task: Task, folder: Path) -> dict[str, Any]:
     total = {"cut_documents": 0, "cut_characters": 0}
 
     def verdicts() -> Iterator[tuple[str, Document, Drop | None]]:
-        for number, document in enumerate(read_documents(part)):
+        for number, document in enumerate(read_documents(part, long_texts=True)):
             if number not in hit:
                 yield "", document, None
                 continue
-            text = unicodedata.normalize("NFC", document.text)
-            grams, first, lengths = index.search(*hash_words([text]))
+            text = normal_form(document.text)
+            if isinstance(text, LongText):
+                grams, *places = index.search_long(text)
+            else:
+                grams, *places = index.search(*hash_words([text]))
             counted = ~ignored[grams]
             if not counted.any():
                 yield "", document, None
@@ -217,7 +246,7 @@ def cut_work(task: Task, folder: Path) -> dict[str, Any]:
                 documents_of[owner] = documents_of.get(owner, 0) + 1
             (where,) = read_ids(index_folder, Numbering(["texts"], [indexed["texts"]]), texts[[counts.argmax()]])
             detail = f"{counted.sum()} n-grams of {len(texts)} evaluation texts, most of {where}"
-            pieces = None if settings.action == "drop" else cut(text, first[counted], lengths[counted], settings)
+            pieces = None if settings.action == "drop" else cut(text, *(column[counted] for column in places), settings)
             if not pieces or len(pieces) > settings.max_pieces:
                 yield STEP, document, Drop("holds evaluation text", detail)
                 continue
@@ -234,9 +263,22 @@ def cut_work(task: Task, folder: Path) -> dict[str, Any]:
     return {**result, **total, "hit_texts": hit_texts}
 
 
-def cut(text: str, first: np.ndarray, lengths: np.ndarray, settings: DecontaminationSettings) -> list[str] | None:
-    """The pieces of a text (in Unicode NFC) between its hits, given by first word and number of words; None if there is no
-    telling where they are."""
+def normal_form(text: str | LongText) -> str | LongText:
+    """The text in Unicode NFC."""
+    if not isinstance(text, LongText):
+        return unicodedata.normalize("NFC", text)
+    if all(unicodedata.is_normalized("NFC", piece) for piece in text.pieces()):
+        return text
+    return LongText(b"".join(unicodedata.normalize("NFC", piece).encode() for piece in text.pieces()))
+
+
+def cut(
+    text: str | LongText, first: np.ndarray, lengths: np.ndarray, settings: DecontaminationSettings
+) -> list[str] | list[LongText] | None:
+    """The pieces of a text (in Unicode NFC) between its hits, given by first word and number of words, of a LongText by first
+    character and end; None if there is no telling where they are."""
+    if isinstance(text, LongText):
+        return _cut_long(text, first, lengths, settings)
     starts, ends = spans(text)
     if (first + lengths).max() > len(starts):
         return None  # of more than a batch's characters, some of which grow in lower case: its words were cut elsewhere
@@ -247,6 +289,26 @@ def cut(text: str, first: np.ndarray, lengths: np.ndarray, settings: Decontamina
         place = max(place, _word_end(starts, ends, min(len(text), high + settings.margin_characters)))
     pieces.append(text[place:])
     stripped = [piece.strip() for piece in pieces]
+    return [piece for piece in stripped if len(piece) >= settings.min_piece_characters]
+
+
+def _cut_long(text: LongText, low: np.ndarray, high: np.ndarray, settings: DecontaminationSettings) -> list[str | LongText]:
+    """As `cut`; a margin ends at a word of its piece of the text."""
+    order = np.argsort(low, kind="stable")
+    low, high = (np.maximum(low - settings.margin_characters, 0))[order], (high + settings.margin_characters)[order]
+    passed = 0
+    for piece in text.pieces():
+        here = [np.flatnonzero((places >= passed) & (places < passed + len(piece))) for places in (low, high)]
+        if any(map(len, here)):
+            starts, ends = spans(piece)
+            for places, those, edge in zip((low, high), here, (_word_start, _word_end), strict=True):
+                places[those] = [passed + edge(starts, ends, place - passed) for place in places[those].tolist()]
+        passed += len(piece)
+    kept, place = [], 0
+    for start, stop in zip(low.tolist(), high.tolist(), strict=True):
+        kept += [(place, start)] if start > place else []
+        place = max(place, min(stop, passed))
+    stripped = [shorten(data).strip() for data in text.between([*kept, (place, passed)])]
     return [piece for piece in stripped if len(piece) >= settings.min_piece_characters]
 
 

@@ -19,6 +19,7 @@ from data_prep.dedup.numbering import Numbering, divide
 from data_prep.dedup.ragged import encode_ids, read_ids, write_ids
 from data_prep.dedup.words import batches
 from data_prep.document import Drop, read_documents
+from data_prep.long_text import LongText, pieces
 from data_prep.sift import sift
 from data_prep.stage import Parts, Runner, Task
 
@@ -46,7 +47,28 @@ def run(runner: Runner, folder: Path, parts: Parts) -> Parts:
 
 def normalise(text: str) -> str:
     """What is compared: Unicode NFC, every run of white space as one space, none at the ends. Case and punctuation count."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return "".join(_normal_pieces(text))
+
+
+def _normal_pieces(text: str | LongText) -> Iterator[str]:
+    begun = gap = False
+    for piece in pieces(text):
+        normal = unicodedata.normalize("NFC", piece)
+        if words := normal.split():
+            if begun and (gap or normal[0].isspace()):
+                yield " "
+            yield " ".join(words)
+            begun, gap = True, normal[-1].isspace()
+        else:
+            gap = gap or bool(normal)
+
+
+def text_hash(text: str | LongText) -> int:
+    """xxh3-128 of what is compared."""
+    digest = xxhash.xxh3_128()
+    for piece in _normal_pieces(text):
+        digest.update(piece.encode("utf-8", "surrogatepass"))
+    return digest.intdigest()
 
 
 def hash_work(task: Task, folder: Path) -> dict[str, Any]:
@@ -55,8 +77,8 @@ def hash_work(task: Task, folder: Path) -> dict[str, Any]:
     Among 1e9 documents two different texts share the 88 bits with a probability of 2e-9.
     """
     hashes, ids = RunWriter(folder, f"{task.name}.hashes", MEMORY_BYTES), write_ids(folder, task.name)
-    for batch in batches(read_documents(task.arguments)):
-        digests = [xxhash.xxh3_128_intdigest(normalise(d.text).encode("utf-8", "surrogatepass")) for d in batch]
+    for batch in batches(read_documents(task.arguments, long_texts=True)):
+        digests = [text_hash(document.text) for document in batch]
         high = np.array([digest >> 64 for digest in digests], np.uint64)
         low = np.array([digest & 0xFFFFFF for digest in digests], np.uint64) << _DOCUMENT_BITS
         hashes.add(high, low | np.arange(ids.count, ids.count + len(batch), dtype=np.uint64))

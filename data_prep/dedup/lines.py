@@ -16,6 +16,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from pydantic import Field
 from data_prep.dedup.external_sort import Run, RunWriter, groups, range_tasks, read_sorted
 from data_prep.dedup.numbering import Numbering
 from data_prep.document import Document, Drop, read_documents
+from data_prep.long_text import LongText, shorten
 from data_prep.sift import sift
 from data_prep.stage import Parts, Runner, Task
 from strict_json import StrictModel
@@ -35,6 +37,8 @@ SEPARATORS = {"line": "\n", "paragraph": "\n\n"}
 _UNIT_BITS = np.uint64(24)
 MAX_UNITS = 2**24
 """Lines of a document that are looked at; those after are kept."""
+LONGEST_UNIT = 1 << 20
+"""Bytes of a line up to which it is looked at in a document of more than a million bytes."""
 
 
 class RepeatedTextSettings(StrictModel):
@@ -105,7 +109,7 @@ def hash_work(task: Task, folder: Path) -> dict[str, Any]:
     part, settings = task.arguments
     runs = RunWriter(folder, task.name, settings.memory_bytes)
     count, hashes, places = 0, [], []
-    for document in read_documents(part):
+    for document in read_documents(part, long_texts=True):
         for place, normal in _units(document.text, settings):
             hashes.append(xxhash.xxh3_64_intdigest(normal.encode("utf-8", "surrogatepass")))
             places.append(count << int(_UNIT_BITS) | place)
@@ -118,13 +122,31 @@ def hash_work(task: Task, folder: Path) -> dict[str, Any]:
     return {"outputs": names, "runs": names, "documents": count, "units": runs.count}
 
 
-def _units(text: str, settings: RepeatedTextSettings) -> Iterator[tuple[int, str]]:
+def _units(text: str | LongText, settings: RepeatedTextSettings) -> Iterator[tuple[int, str]]:
     """(number, normalised text) of the lines or paragraphs that are looked at."""
+    if isinstance(text, LongText):
+        for place, (start, stop) in enumerate(islice(_spans(text, SEPARATORS[settings.unit]), MAX_UNITS)):
+            if settings.min_characters <= stop - start <= LONGEST_UNIT:
+                # a line has one unit, itself: as many pieces as a short text
+                yield from ((place, letters) for _, letters in _units(text.data[start:stop].decode(), settings))
+        return
     units = text.split(SEPARATORS[settings.unit])[:MAX_UNITS]
     normal = normalise(text).split("\n") if settings.unit == "line" else (normalise(u).replace("\n", "") for u in units)
     for place, (unit, letters) in enumerate(zip(units, normal, strict=False)):
         if len(unit.strip()) >= settings.min_characters and letters.strip("0"):
             yield place, letters
+
+
+def _spans(text: LongText, separator: str) -> Iterator[tuple[int, int]]:
+    """[first byte, end) of each line or paragraph that is looked at, and of what is left."""
+    start, sought = 0, separator.encode()
+    for _ in range(MAX_UNITS):
+        stop = text.data.find(sought, start)
+        if stop < 0:
+            break
+        yield start, stop
+        start = stop + len(sought)
+    yield start, len(text.data)
 
 
 def find_work(task: Task, folder: Path) -> dict[str, Any]:
@@ -167,7 +189,7 @@ def filter_work(task: Task, folder: Path) -> dict[str, Any]:
 
     def verdicts() -> Iterator[tuple[str, Document, Drop | None]]:
         number, unit = next(marked, (None, None))
-        for place, document in enumerate(read_documents(part), low):
+        for place, document in enumerate(read_documents(part, long_texts=True), low):
             units = set()
             while number == place:
                 units.add(unit)
@@ -189,6 +211,14 @@ def filter_work(task: Task, folder: Path) -> dict[str, Any]:
     return {**sift(task.name, folder, verdicts()), **removed}
 
 
-def cut(text: str, units: set[int], separator: str) -> str:
+def cut(text: str | LongText, units: set[int], separator: str) -> str | LongText:
     """The text without the lines of these numbers, and without white space at its ends."""
+    if isinstance(text, LongText):
+        kept: list[tuple[int, int]] = []
+        joins = False  # whether the line before is kept
+        for place, (start, stop) in enumerate(_spans(text, separator)):
+            if place not in units:
+                kept.append((kept.pop()[0] if joins else start, stop))
+            joins = place not in units
+        return shorten(separator.encode().join(text.data[start:stop] for start, stop in kept)).strip()
     return separator.join(unit for place, unit in enumerate(text.split(separator)) if place not in units).strip()

@@ -102,7 +102,7 @@ def sign_work(task: Task, folder: Path) -> dict[str, Any]:
     bands = RunWriter(folder, f"{task.name}.bands", settings.memory_bytes)
     sketches = RaggedWriter(folder, f"{task.name}.sketch", "u4")
     ids = write_ids(folder, task.name)
-    for batch in batches(read_documents(part)):
+    for batch in batches(read_documents(part, long_texts=True)):
         hashes, bounds = signatures.shingles([document.text for document in batch], settings.ngram)
         signed = signatures.sign(hashes, bounds, settings.bands * settings.rows, seed)
         bands_of = signatures.band_hashes(signed, settings.bands)

@@ -52,7 +52,7 @@ def divide(
 ) -> Iterator[tuple[str, Document, Drop | None]]:
     """Verdicts on a part whose first document has number `first`; `dropped` are (number, verdict) in order."""
     number, drop = next(dropped, (None, None))
-    for place, document in enumerate(read_documents(part), first):
+    for place, document in enumerate(read_documents(part, long_texts=True), first):
         if place == number:
             yield step, document, drop
             number, drop = next(dropped, (None, None))

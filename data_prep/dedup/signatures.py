@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from data_prep.dedup.words import hash_ngrams, hash_words, mix
+from data_prep.long_text import LongText
 
 ROUNDS = 8
 """Rounds of random bins before the bins still empty are filled one by one; any number gives valid signatures."""
+SHINGLES_AT_ONCE = 1 << 20
 _EMPTY = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
 
 
-def shingles(texts: list[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+def shingles(texts: list[str | LongText], n: int) -> tuple[np.ndarray, np.ndarray]:
     """(uint32 hashes of each text's word n-grams, ascending and different within a text; int64 [texts + 1] of their bounds).
 
     A text of fewer than n words has one, all of it; a text without words has none. Of a million different n-grams about a
     hundred share a 32-bit hash.
     """
-    grams, _, bounds = hash_ngrams(*hash_words(texts), n, whole=True)
-    hashes = (grams >> np.uint64(32)).astype(np.uint32)
+    if isinstance(texts[0], LongText):  # is alone
+        hashes = _long_shingles(texts[0], n)
+        bounds = np.array([0, len(hashes)])
+    else:
+        grams, _, bounds = hash_ngrams(*hash_words(texts), n, whole=True)
+        hashes = (grams >> np.uint64(32)).astype(np.uint32)
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         hashes[start:stop].sort()
     new = np.ones(len(hashes), bool)
     new[1:] = hashes[1:] != hashes[:-1]
     new[bounds[:-1][bounds[:-1] < len(hashes)]] = True
     return hashes[new], np.concatenate(([0], np.cumsum(new)))[bounds]
+
+
+def _long_shingles(text: LongText, n: int) -> np.ndarray:
+    """uint32 hashes of the n-grams, some of them more than once; a word on a cut between pieces counts as two."""
+    found, words = [], np.empty(0, np.uint64)
+    for piece in text.pieces():
+        words = np.concatenate((words[max(0, len(words) - n + 1) :], hash_words([piece])[0]))
+        grams, _, _ = hash_ngrams(words, np.array([0, len(words)]), n, whole=False)
+        found.append(np.unique((grams >> np.uint64(32)).astype(np.uint32)))
+    if not any(map(len, found)):
+        grams, _, _ = hash_ngrams(words, np.array([0, len(words)]), n, whole=True)
+        found.append((grams >> np.uint64(32)).astype(np.uint32))
+    return np.concatenate(found)
 
 
 def sign(hashes: np.ndarray, bounds: np.ndarray, components: int, seed: int) -> np.ndarray:
@@ -40,14 +61,15 @@ def sign(hashes: np.ndarray, bounds: np.ndarray, components: int, seed: int) -> 
     signatures = np.full((texts, components), _EMPTY)
     # texts without shingles can never be filled
     open_texts = np.flatnonzero(lengths)
-    values = hashes.astype(np.uint64)
+    values = hashes
     for turn in range(ROUNDS):
-        mixed = mix(values + _salt(seed, turn))
-        bins = ((mixed >> np.uint64(32)) * np.uint64(components)) >> np.uint64(32)
-        slots = np.repeat(open_texts * components, lengths[open_texts]) + bins.astype(np.int64)
-        mixed &= _LOW
-        mixed |= np.uint64(turn << 32)
-        np.minimum.at(signatures.reshape(-1), slots, mixed)
+        for some, counts in _at_once(values, lengths[open_texts]):
+            mixed = mix(some + _salt(seed, turn))
+            bins = ((mixed >> np.uint64(32)) * np.uint64(components)) >> np.uint64(32)
+            slots = np.repeat(open_texts * components, counts) + bins.astype(np.int64)
+            mixed &= _LOW
+            mixed |= np.uint64(turn << 32)
+            np.minimum.at(signatures.reshape(-1), slots, mixed)
         unfilled = (signatures[open_texts] == _EMPTY).any(axis=1)
         if not unfilled.any():
             return signatures
@@ -57,10 +79,20 @@ def sign(hashes: np.ndarray, bounds: np.ndarray, components: int, seed: int) -> 
         chosen = signatures[open_texts, component] == _EMPTY
         if chosen.any():
             those = open_texts[chosen]
-            mixed = mix(values[np.repeat(chosen, lengths[open_texts])] + _salt(seed, ROUNDS + component)) & _LOW
-            starts = np.concatenate(([0], np.cumsum(lengths[those])[:-1]))
-            signatures[those, component] = np.minimum.reduceat(mixed, starts) | np.uint64(ROUNDS << 32)
+            for some, counts in _at_once(values[np.repeat(chosen, lengths[open_texts])], lengths[those]):
+                mixed = mix(some + _salt(seed, ROUNDS + component)) & _LOW
+                starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+                smallest = np.minimum.reduceat(mixed, starts) | np.uint64(ROUNDS << 32)
+                signatures[those, component] = np.minimum(signatures[those, component], smallest)
     return signatures
+
+
+def _at_once(values: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(uint64 values, how many of each text): all, or of a single text some at a time."""
+    step = len(values) if len(lengths) > 1 else SHINGLES_AT_ONCE
+    for start in range(0, len(values), max(1, step)):
+        some = values[start : start + step].astype(np.uint64)
+        yield some, lengths if len(lengths) > 1 else np.array([len(some)])
 
 
 def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:

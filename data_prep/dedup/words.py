@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 
 from data_prep.document import Document
+from data_prep.long_text import LongText
 
 BATCH_CHARACTERS = 1 << 18
 """Texts are hashed together up to this many characters; a longer text is hashed alone, in pieces, and a word on a cut counts as
@@ -54,14 +55,15 @@ def normalise(text: str) -> str:
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in groups whose texts can be hashed together."""
+    """Documents in groups whose texts can be hashed together; a LongText always alone."""
     batch, size = [], 0
     for document in documents:
-        if batch and size + len(document.text) >= BATCH_CHARACTERS:
+        length = BATCH_CHARACTERS if isinstance(document.text, LongText) else len(document.text)
+        if batch and size + length >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
         batch.append(document)
-        size += len(document.text) + 1
+        size += length + 1
     if batch:
         yield batch
 

@@ -12,16 +12,22 @@ from typing import Annotated
 from pydantic import Field
 
 from data_prep.sources import (
+    arxiv,
     csv_table,
+    epub,
     faq,
     gutenberg,
     hf_dataset,
+    html_pages,
+    jats,
     jsonl,
     papers,
     parallel_text,
     parquet,
     plaintext,
     question_answer,
+    stack_exchange,
+    tmx,
     warc,
     wikipedia,
 )
@@ -33,12 +39,19 @@ Source = Annotated[
     | parquet.ParquetSource
     | csv_table.CsvSource
     | hf_dataset.HFDatasetSource
+    | html_pages.HTMLSource
     | warc.WarcSource
     | wikipedia.WikipediaSource
     | question_answer.QuestionAnswerSource
     | faq.FAQSource
     | parallel_text.ParallelTextSource
-    | papers.PapersSource,
+    | papers.PapersSource
+    | arxiv.ArxivSource
+    | jats.JatsSource
+    | jats.TeiSource
+    | stack_exchange.StackExchangeSource
+    | epub.EpubSource
+    | tmx.TmxSource,
     Field(discriminator="type"),
 ]
 READERS: dict[str, ModuleType] = {
@@ -48,10 +61,17 @@ READERS: dict[str, ModuleType] = {
     "parquet": parquet,
     "csv": csv_table,
     "hf_dataset": hf_dataset,
+    "html": html_pages,
     "warc": warc,
     "wikipedia": wikipedia,
     "question_answer": question_answer,
     "faq": faq,
     "parallel_text": parallel_text,
     "papers": papers,
+    "arxiv": arxiv,
+    "jats": jats,
+    "tei": jats,
+    "stack_exchange": stack_exchange,
+    "epub": epub,
+    "tmx": tmx,
 }

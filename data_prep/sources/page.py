@@ -11,10 +11,13 @@ Not done: pages that scripts build, text in images, formulas in MathJax scripts,
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import DOMNode, HTMLTree
+
+from data_prep.sources import page_figures
 
 MAX_DEPTH = 2500
 """Elements within elements. Parsing time grows with the square of the depth; browsers stop at 512."""
@@ -26,7 +29,7 @@ MAX_FILLER = 1 << 20
 """Characters by which the lists of a page are filled up, all together."""
 SKIPPED = ["script", "style", "noscript", "template", "svg", "form", "button", "select"]
 SKIPPED += [".mw-editsection", "sup.reference", "#toc"]  # of MediaWiki, the most crawled of all page makers
-SKIPPED += ["rt, rp", "semantics > :not(annotation)"]
+SKIPPED += ["rt, rp"]
 _VOID = frozenset("a area base br col embed hr img input link meta param source track wbr p li td th tr dt dd option".split())  # noqa: SIM905
 """Elements without content, and those that end when the next one begins."""
 _CLOSED = frozenset("path circle rect line polygon polyline ellipse use stop g image animate".split())  # noqa: SIM905
@@ -60,7 +63,7 @@ def parse(raw: bytes, declared: str | None = None) -> HTMLTree:
 
     Raises UnreadablePage for a page nested too deeply, or with an endless tag.
     """
-    return parse_text(decode_page(raw, declared)[0])
+    return parse_text(decode_page(raw, declared).text)
 
 
 def parse_text(markup: str) -> HTMLTree:
@@ -73,10 +76,14 @@ def parse_text(markup: str) -> HTMLTree:
     return HTMLTree.parse(_ALONE.sub(rf">\1{_MARK}", markup))
 
 
-def text_of(tree: HTMLTree, main_content: bool = True) -> str:
-    """The text: paragraphs apart by blank lines, one list item or table row per line, cells apart by tabs. Changes the tree."""
+def text_of(tree: HTMLTree, main_content: bool = True, powers: page_figures.Powers = "caret") -> str:
+    """The text: paragraphs apart by blank lines, one list item or table row per line, cells apart by tabs. Changes the tree.
+
+    `powers`: how raised and lowered figures are written, see page_figures.
+    """
     if tree.body is None:
         return ""
+    page_figures.write_out(tree, powers)
     if main_content:
         _keep_lists(tree)
     text = extract_plain_text(
@@ -106,6 +113,11 @@ def language_of(tree: HTMLTree) -> str | None:
     """What the page says of its language, without region: "pt" for lang="pt-BR"."""
     root = tree.document.document_element
     said = (root.getattr("lang") or root.getattr("xml:lang") or "") if root else ""
+    return primary_language(said)
+
+
+def primary_language(said: str) -> str | None:
+    """The language of a BCP 47 tag without its region: "pt" of "pt-BR"; None for what is no tag."""
     primary = re.split(r"[-_]", said.strip())[0].lower()
     return primary if re.fullmatch(r"[a-z]{2,3}", primary) else None
 
@@ -191,8 +203,17 @@ def _tidied(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
-def decode_page(raw: bytes, declared: str | None) -> tuple[str, str]:
-    """(text, encoding) of a page, whatever its bytes.
+class Decoded(NamedTuple):
+    """A page's characters, and how they were found."""
+
+    text: str
+    encoding: str
+    assumed: bool
+    """True when the encoding was detected or guessed, false when the bytes prove it or it was declared."""
+
+
+def decode_page(raw: bytes, declared: str | None) -> Decoded:
+    """The text of a page, whatever its bytes.
 
     A byte order mark decides, then valid UTF-8 (other encodings hardly ever look like it, and wrong declarations are
     common), then `declared` by the HTTP header and the page's own declaration when the bytes are possible in them, then
@@ -200,26 +221,26 @@ def decode_page(raw: bytes, declared: str | None) -> tuple[str, str]:
     """
     for mark, encoding in _MARKS:
         if raw.startswith(mark):
-            return raw[len(mark) :].decode(encoding, "replace"), encoding
+            return Decoded(raw[len(mark) :].decode(encoding, "replace"), encoding, False)
     head = raw[:4096]
     if head.count(0) > len(head) // 4:  # UTF-16 without a mark: every second byte of markup is zero
         encoding = "utf-16-be" if head[::2].count(0) > head[1::2].count(0) else "utf-16-le"
-        return raw.decode(encoding, "replace"), encoding
+        return Decoded(raw.decode(encoding, "replace"), encoding, False)
     labels = [declared or "", *(label.decode("ascii") for label in _DECLARED.findall(head))]
     named = [_PYTHON.get(name, name) for label in labels if (name := map_encoding_to_html5(label, fallback_utf8=False))]
     if "iso-2022-jp" in named and b"\x1b$" in raw:
-        return raw.decode("iso-2022-jp", "replace"), "iso-2022-jp"
+        return Decoded(raw.decode("iso-2022-jp", "replace"), "iso-2022-jp", False)
     text = raw.decode("utf-8", "replace")
     lost = text.count("\ufffd")
     if lost == 0 or len(text) - len(raw.translate(None, _NOT_ASCII)) > 8 * lost:  # a few wrong bytes in much UTF-8
-        return text, "utf-8"
+        return Decoded(text, "utf-8", False)
     detected = detect_encoding(raw)
     for encoding in [*named, _PYTHON.get(detected, detected), "cp1252"]:
         try:
-            return raw.decode(encoding), encoding
+            return Decoded(raw.decode(encoding), encoding, encoding not in named)
         except (UnicodeDecodeError, LookupError):
             continue
-    return raw.decode("cp1252", "replace"), "cp1252"
+    return Decoded(raw.decode("cp1252", "replace"), "cp1252", True)
 
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))

@@ -1,9 +1,8 @@
-"""What a page says of its own use: licence, and signals against text and data mining."""
+"""Licences, from the names and links that texts and pages give them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 
 from license_expression import get_spdx_licensing
@@ -35,8 +34,6 @@ _COMMON = {
     "odbl": "ODbL-1.0",
 }
 _RIGHTS = ("dc.rights", "dcterms.license", "dcterms.rights", "dc.rights.license", "license")
-_NO_AI = re.compile(r"\bno-?(?:image-?)?(?:ai|ml)\b", re.IGNORECASE)
-_SEARCH_ROBOTS = {"robots", "googlebot", "bingbot"}
 
 
 @lru_cache(maxsize=4096)
@@ -79,25 +76,6 @@ def licence_of(tree: HTMLTree) -> tuple[str | None, list[str]]:
         if found:
             return (found[0] if len(found) == 1 else None), [f"{how}: {identifier}" for identifier in found]
     return None, []
-
-
-def opt_outs(tree: HTMLTree | None, headers: Iterable[tuple[str, str]]) -> list[str]:
-    """Signals against training: noai and noimageai in meta tags and X-Robots-Tag, and TDMRep's tdm-reservation (W3C community
-    report, 2024). noindex is not one: it speaks of search. Sorted, without repeats."""
-    found = set()
-    for name, value in headers:
-        name = name.lower()
-        if name == "x-robots-tag":
-            found |= {f"X-Robots-Tag: {match.lower()}" for match in _NO_AI.findall(value)}
-        elif name == "tdm-reservation" and value.strip() == "1":
-            found.add("tdm-reservation")
-    for node in _all(tree, "meta[name]") if tree is not None else []:
-        name, content = (node.getattr("name") or "").lower(), node.getattr("content") or ""
-        if name == "tdm-reservation" and content.strip() == "1":
-            found.add("tdm-reservation")
-        elif name in _SEARCH_ROBOTS:
-            found |= {f"meta: {match.lower()}" for match in _NO_AI.findall(content)}
-    return sorted(found)
 
 
 def _all(tree: HTMLTree, selector: str) -> list:

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.document import Document, SetAside
+from data_prep.document import Document, PassedOver, SetAside
 from data_prep.extract import _read
 from data_prep.recipe import Recipe
-from data_prep.sources import READERS, faq, papers, signals, wikitext
+from data_prep.sources import READERS, faq, page_facts, papers, signals, wikitext
 from data_prep.sources import page as pages
 from data_prep.sources.site_rules import SiteRules
 from strict_json import ConfigError
@@ -140,7 +140,7 @@ def test_no_damage_to_a_warc_file_escapes(tmp_path, place, junk, packed, cut):
     chosen = source(type="warc", paths=["a.warc.gz"])
     for piece in READERS["warc"].pieces(chosen, tmp_path):
         for item in READERS["warc"].read(piece, chosen):
-            assert isinstance(item, (Document, SetAside))
+            assert isinstance(item, (Document, PassedOver, SetAside))
 
 
 DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="de"><siteinfo>
@@ -352,7 +352,7 @@ def test_any_bytes_are_a_page(raw):
     tree = pages.parse(b"<html><body>" + raw)
     pages.text_of(tree)
     signals.licence_of(tree)
-    signals.opt_outs(tree, [])
+    page_facts.opt_outs(tree, [])
     faq.pairs(tree)
 
 
@@ -470,4 +470,4 @@ def test_pages_nested_beyond_all_measure_are_refused_at_once(tag):
     ],
 )
 def test_encodings_of_pages(raw, declared, expected):
-    assert pages.decode_page(raw, declared)[0] == expected
+    assert pages.decode_page(raw, declared).text == expected
