@@ -1,9 +1,10 @@
-"""Runs one filter over documents, with the code of the folder it is started in: bench/filters.py and bench/language.py start it
-in this build and in an earlier one.
+"""Runs one filter over documents, with the code of the folder that PYTHONPATH names: bench/filters.py and bench/language.py
+start it for this build and for an earlier one.
 
-    PYTHONPATH=TREE python bench/filter_worker.py FILTER SETTINGS_JSON DOCUMENTS.jsonl VERDICTS.jsonl
+    PYTHONPATH=TREE python bench/filter_worker.py FILTER SETTINGS_JSON
 
-Prints one JSON object: characters, bytes, processor seconds, peak memory in bytes.
+Reads paths of JSON Lines files (id, text) from its input, one a line; answers each with one line of JSON: processor seconds,
+peak memory in bytes, and each document's verdict.
 """
 
 from __future__ import annotations
@@ -12,35 +13,37 @@ import json
 import resource
 import sys
 import time
+import zlib
 
 
 def main() -> None:
-    filter_type, settings, source, target = sys.argv[1:]
+    sys.path.pop(0)  # this script's folder
     from pydantic import TypeAdapter
 
     from data_prep.document import Document, Drop
     from data_prep.filters import FILTERS, Filter
 
+    filter_type, settings = sys.argv[1:]
     step = TypeAdapter(Filter).validate_json(json.dumps({"type": filter_type, **json.loads(settings)}))
     apply = FILTERS[filter_type]
-    apply(Document("", "Warm up: models are loaded once, at the first text.", ""), step)
-    seconds, characters, size = 0.0, 0, 0
-    with open(source, encoding="utf-8") as lines, open(target, "w", encoding="utf-8") as out:
-        for line in lines:
-            record = json.loads(line)
-            document = Document(record["id"], record["text"], record["source"], record.get("metadata", {}))
-            start = time.process_time()
-            verdict = apply(document, step)
-            seconds += time.process_time() - start
-            characters += len(document.text)
-            size += len(document.text.encode("utf-8", "surrogatepass"))
-            if isinstance(verdict, Drop):
-                out.write(json.dumps({"drop": verdict.reason, "detail": verdict.detail}) + "\n")
-            else:
-                text = None if verdict.text == document.text else verdict.text
-                out.write(json.dumps({"drop": None, "metadata": verdict.metadata, "text": text}) + "\n")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"characters": characters, "bytes": size, "seconds": seconds, "peak_bytes": peak}))
+    apply(Document("", "Models are loaded once, at the first text.", ""), step)
+    for path in map(str.strip, sys.stdin):
+        with open(path, encoding="utf-8", errors="surrogatepass") as lines:
+            records = map(json.loads, lines)
+            documents = [Document(record["id"], record["text"], "bench") for record in records]
+        start = time.process_time()
+        results = [apply(document, step) for document in documents]
+        seconds = time.process_time() - start
+        verdicts = []
+        for document, result in zip(documents, results, strict=True):
+            if isinstance(result, Drop):
+                verdicts.append({"drop": result.reason, "detail": result.detail, "text": None, "scores": None})
+                continue
+            text = None if result.text == document.text else zlib.crc32(result.text.encode("utf-8", "surrogatepass"))
+            scores = {**result.metadata.get("scores", {}), **result.metadata.get("personal_data", {})}
+            verdicts.append({"drop": None, "detail": "", "text": text, "scores": scores})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak, "verdicts": verdicts}), flush=True)
 
 
 if __name__ == "__main__":

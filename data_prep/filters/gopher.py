@@ -144,14 +144,15 @@ def apply_repetition(document: Document, settings: GopherRepetition) -> Document
 def repeated_characters(text: str) -> Counter[int]:
     """Return n -> characters: of the most frequent n-gram for n of TOP_NGRAMS, of repeated ones for n of DUPLICATE_NGRAMS.
 
-    Longer n-grams cover no more than shorter ones: they are looked at only where those reach the lowest limit.
+    0 where none can reach the limits: no n-gram is more frequent than 2-grams, and longer ones cover no more than shorter ones.
     """
     covered_by: Counter[int] = Counter()
     for piece in pieces(text):
         tokens = words(piece)
         ngrams = RepeatedNGrams(tokens.keys, tokens.ends - tokens.starts)
-        for n in TOP_NGRAMS:
-            covered_by[n] += ngrams.top_characters(n)
+        if not ngrams.cannot_reach(min(TOP_NGRAMS.values()), len(piece), max(TOP_NGRAMS)):
+            for n in TOP_NGRAMS:
+                covered_by[n] += ngrams.top_characters(n)
         for n in DUPLICATE_NGRAMS:
             covered = ngrams.duplicate_characters(n)
             covered_by[n] += covered

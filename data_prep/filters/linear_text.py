@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +36,7 @@ class LinearText:
     def __init__(self, weights: np.ndarray, bias: float):
         """weights: float32 [2 * FEATURES]."""
         self.weights, self.bias = weights, bias
-        self._signed = np.stack([weights, -weights], axis=1).reshape(-1).astype(np.float64)
+        self._signed = np.stack([weights, -weights], axis=1).reshape(-1)
         """By code, see _codes."""
 
     @classmethod
@@ -72,20 +71,6 @@ class LinearText:
         return (products / lengths).reshape(-1, 2).sum(axis=1) + self.bias
 
 
-class _Memory(dict[str, bytes]):
-    """A dictionary that computes what it lacks, and forgets everything when it is full."""
-
-    def __init__(self, compute: Callable[[str], bytes]):
-        super().__init__()
-        self._compute = compute
-
-    def __missing__(self, key: str) -> bytes:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        value = self[key] = self._compute(key)
-        return value
-
-
 def _codes(texts: list[str]) -> np.ndarray:
     """Return a code for each n-gram of at most _BATCH texts: int32, from high to low bits the text's number, the kind of
     n-gram, the feature's number, and whether its sign is negative.
@@ -98,7 +83,7 @@ def _codes(texts: list[str]) -> np.ndarray:
         if not lower.isascii():
             lower = lower.encode("utf-8", "replace").decode()  # no bytes stand for a lone surrogate
         words.append(_token_hashes(lower))
-        characters.append(b"".join([_words[w] if len(w) <= _LONG_WORD else _hashed_word(w) for w in lower.split()]))
+        characters.append(_character_hashes(lower))
     hashes = np.frombuffer(b"".join(words + characters), np.int32)
     sizes = np.fromiter(map(len, words + characters), np.int64, 2 * len(texts)) // 4
     codes = np.abs(hashes) & (FEATURES - 1)
@@ -117,6 +102,25 @@ def _token_hashes(text: str) -> bytes:
     return hashes.tobytes()
 
 
+_remembered: dict[str, bytes] = {}
+"""Word -> hashes of its n-grams."""
+
+
+def _character_hashes(text: str) -> bytes:
+    """Return the hashes of character n-grams within the words of a text in lower case: int32 [n-grams]."""
+    split = text.split()
+    hashes = list(map(_remembered.get, split))
+    if None in hashes:
+        if len(_remembered) > _REMEMBERED:
+            _remembered.clear()
+        for place, word in enumerate(split):
+            if hashes[place] is None:
+                found = hashes[place] = _hashed_word(word)
+                if len(word) <= _LONG_WORD:
+                    _remembered[word] = found
+    return b"".join(hashes)  # type: ignore[arg-type]
+
+
 def _hashed_word(word: str) -> bytes:
     """Return the hashes of a word's character n-grams: int32 [n-grams]."""
     padded = f" {word} "
@@ -126,9 +130,6 @@ def _hashed_word(word: str) -> bytes:
         if n >= len(padded):
             break  # a short word counts once
     return array("i", map(mmh3.hash, ngrams)).tobytes()
-
-
-_words = _Memory(_hashed_word)
 
 
 @lru_cache(maxsize=4)

@@ -184,6 +184,15 @@ class RepeatedNGrams:
     def _characters(self, starts: np.ndarray, n: int) -> np.ndarray:
         return self._bounds[starts + n] - self._bounds[starts]
 
+    def cannot_reach(self, share: float, size: int, longest: int) -> bool:
+        """Tell whether no n-gram of 2 to `longest` words, with all its repetitions, covers more than the share of `size`
+        characters: none comes more often than the most frequent 2-gram. To be asked first."""
+        _, which = self._advance(2)
+        if not len(which):
+            return True
+        reach = min(longest, len(self._bounds) - 1)
+        return int(np.bincount(which).max()) * int((self._bounds[reach:] - self._bounds[:-reach]).max()) <= share * size
+
     def top_characters(self, n: int) -> int:
         """Return the characters of the most frequent n-gram that occurs more than once; of equals, of the longest one."""
         starts, which = self._advance(n)

@@ -101,8 +101,11 @@ def segments(text: str) -> Iterator[str]:
     current = ""
     for line in (line for piece in pieces(text) for line in lines(piece)):
         for sentence in _SENTENCE_GAP.split(line):
-            for start in range(0, len(sentence), 2 * SEGMENT):
-                current = f"{current} {sentence[start : start + 2 * SEGMENT]}".strip()
+            parts = (sentence,)
+            if len(sentence) > 2 * SEGMENT:
+                parts = tuple(sentence[start : start + 2 * SEGMENT].strip() for start in range(0, len(sentence), 2 * SEGMENT))
+            for part in parts:
+                current = f"{current} {part}" if current else part
                 if len(current) >= SEGMENT:
                     yield current
                     current = ""
