@@ -37,11 +37,14 @@ def main() -> None:
         verdicts = []
         for document, result in zip(documents, results, strict=True):
             if isinstance(result, Drop):
-                verdicts.append({"drop": result.reason, "detail": result.detail, "text": None, "scores": None})
+                verdicts.append(
+                    {"drop": result.reason, "detail": result.detail, "text": None, "scores": None, "language": None}
+                )
                 continue
             text = None if result.text == document.text else zlib.crc32(result.text.encode("utf-8", "surrogatepass"))
             scores = {**result.metadata.get("scores", {}), **result.metadata.get("personal_data", {})}
-            verdicts.append({"drop": None, "detail": "", "text": text, "scores": scores})
+            language = result.metadata.get("language")
+            verdicts.append({"drop": None, "detail": "", "text": text, "scores": scores, "language": language})
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "peak_bytes": peak, "verdicts": verdicts}), flush=True)
 

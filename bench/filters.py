@@ -45,10 +45,10 @@ def read_documents(paths: list[Path], limit: int) -> Iterator[dict[str, Any]]:
                     return
 
 
-def start(tree: Path, filter_type: str) -> subprocess.Popen[str]:
+def start(tree: Path, filter_type: str, settings: str = "{}") -> subprocess.Popen[str]:
     """Start a worker of the build in `tree`."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "bench" / "filter_worker.py"), filter_type, "{}"]
+    command = [sys.executable, str(ROOT / "bench" / "filter_worker.py"), filter_type, settings]
     return subprocess.Popen(command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
