@@ -4,7 +4,7 @@ start it for this build and for an earlier one.
     PYTHONPATH=TREE python bench/filter_worker.py FILTER SETTINGS_JSON
 
 Reads paths of JSON Lines files (id, text) from its input, one a line; answers each with one line of JSON: processor seconds,
-peak memory in bytes, and each document's verdict.
+peak memory in bytes (and before the first verdict), and each document's verdict.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import zlib
 
 def main() -> None:
     sys.path.pop(0)  # this script's folder
+    import orjson
     from pydantic import TypeAdapter
 
     from data_prep.document import Document, Drop
@@ -28,9 +29,9 @@ def main() -> None:
     apply = FILTERS[filter_type]
     apply(Document("", "Models are loaded once, at the first text.", ""), step)
     for path in map(str.strip, sys.stdin):
-        with open(path, encoding="utf-8", errors="surrogatepass") as lines:
-            records = map(json.loads, lines)
-            documents = [Document(record["id"], record["text"], "bench") for record in records]
+        with open(path, "rb") as lines:
+            documents = [Document(record["id"], record["text"], "bench") for record in map(orjson.loads, lines)]
+        loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         start = time.process_time()
         results = [apply(document, step) for document in documents]
         seconds = time.process_time() - start
@@ -46,7 +47,7 @@ def main() -> None:
             language = result.metadata.get("language")
             verdicts.append({"drop": None, "detail": "", "text": text, "scores": scores, "language": language})
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak, "verdicts": verdicts}), flush=True)
+        print(json.dumps({"seconds": seconds, "loaded_bytes": loaded, "peak_bytes": peak, "verdicts": verdicts}), flush=True)
 
 
 if __name__ == "__main__":
