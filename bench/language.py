@@ -3,12 +3,12 @@
     python bench/language.py [--before COMMIT] [--udhr UDHR.zip] [LANGUAGE:KIND=FILE_OR_FOLDER ...]
 
 --udhr: a zip of the Universal Declaration of Human Rights, NAME.txt in UTF-8 named by ISO 639-3: judged whole, by paragraphs,
-and cut to 100, 50 and 20 characters, with every language of the model in turn as the one to keep. Other sets, such as
+and cut to 100, 50 and 20 characters, with all languages of the model to keep. Other sets, such as
 "en:man=texts/", are JSON Lines with "text", or text files, each a document in that language. Docstrings of the Python
 installation (English) are added.
 
-Recall: of the documents in a language, those kept when it alone is to be kept. False: documents in other languages that some
-language's filter keeps, those in languages that the model does not know behind the plus sign.
+Recall: of the documents in a language, those that are kept as such. False: documents kept as another language than theirs,
+those in languages that the model does not know behind the plus sign.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.filters import start
-from data_prep.filters.language_codes import model_code
+from data_prep.filters.language_codes import KNOWN, model_code
 
 ALIKE = {"nn": "no"}
 UNKNOWN = "?"
@@ -100,29 +100,15 @@ def read_set(argument: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def languages_kept(tree: Path, texts: list[str]) -> list[str | None]:
-    """Return the language for which a build's filter, keeping it alone, would keep each text; None for none.
-
-    A filter keeps a text only for the language that it finds: the texts are judged with nothing to keep, then with that one.
-    """
-    found = run(tree, {}, texts, lambda answer: answer["language"])
-    kept: list[str | None] = [None] * len(texts)
-    for language in sorted(set(found) - {"und", None}):
-        places = [place for place, code in enumerate(found) if code == language]
-        verdicts = run(tree, {"keep": [language]}, [texts[place] for place in places], lambda answer: answer["drop"])
-        for place, drop in zip(places, verdicts, strict=True):
-            kept[place] = ALIKE.get(language, language) if drop is None else None
-    return kept
-
-
-def run(tree: Path, settings: dict, texts: list[str], pick) -> list:
-    """Return what `pick` takes from each verdict of a build's filter."""
+    """Return the language for which a build's filter would keep each text; None for none."""
+    keep = [code if tree != ROOT else {"als": "gsw"}.get(code, code) for code in KNOWN]
     with tempfile.TemporaryDirectory() as folder:
         block = Path(folder) / "block.jsonl"
         lines = (json.dumps({"id": str(number), "text": text}) for number, text in enumerate(texts))
         block.write_text("\n".join(lines), encoding="utf-8")
-        worker = start(tree, "language", json.dumps(settings))
-        out, _ = worker.communicate(f"{block}\n")
-    return [pick(verdict) for verdict in json.loads(out)["verdicts"]]
+        out, _ = start(tree, "language", json.dumps({"keep": keep})).communicate(f"{block}\n")
+    verdicts = json.loads(out)["verdicts"]
+    return [ALIKE.get(verdict["language"], verdict["language"]) if verdict["drop"] is None else None for verdict in verdicts]
 
 
 def main() -> None:
