@@ -150,7 +150,7 @@ def identify(text: str) -> Found:
 def _spans(text: str) -> list[str]:
     count = min(SPANS, max(1, round(len(text) / SPAN)))
     if count < SPANS:
-        size = -(-len(text) // count)
+        size = max(1, -(-len(text) // count))
         return [text[start : start + size] for start in range(0, len(text), size)]
     step = (len(text) - SPAN) / (SPANS - 1)
     return [text[int(i * step) : int(i * step) + SPAN] for i in range(SPANS)]

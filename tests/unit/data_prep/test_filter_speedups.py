@@ -126,3 +126,10 @@ def test_longer_ngrams_are_looked_at_where_shorter_ones_repeat():
     sample = " ".join(f"w{n}" for n in range(30)) + " / "
     covered = gopher.repeated_characters(sample * 2)
     assert covered[10] == covered[5] > 0
+
+
+@pytest.mark.parametrize("sample", ["", " ", "\n", "a", "磨", "\ufeff", "\ud800", "😀\n" * 3])
+@pytest.mark.parametrize("filter_type", sorted(set(FILTERS) - {"licence"}))
+def test_the_shortest_texts_are_judged(filter_type, sample):
+    step = TypeAdapter(Filter).validate_python({"type": filter_type})
+    assert isinstance(FILTERS[filter_type](Document("d", sample, "s"), step), Document | Drop)
