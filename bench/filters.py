@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 FILTERS = ("spam", "personal_data", "language", "toxicity", "gopher_repetition", "gopher_quality", "c4", "fineweb", "content")
 FILTERS += ("encoding_repair",)
+SETTINGS = {"language": '{"keep": ["en"]}'}
 BLOCK = 2_000_000
 """Bytes of documents per block."""
 
@@ -63,7 +64,8 @@ def ask(worker: subprocess.Popen[str], block: Path) -> tuple[float, list[dict[st
 
 def measure(filter_type: str, before: Path, blocks: list[tuple[Path, int, list[str]]]) -> None:
     """Print the row of one filter."""
-    workers = [start(before, filter_type), start(ROOT, filter_type)]
+    settings = SETTINGS.get(filter_type, "{}")
+    workers = [start(before, filter_type, settings), start(ROOT, filter_type, settings)]
     seconds, ratios, differences, scores = [0.0, 0.0], [], [], 0
     for number, (block, _, names) in enumerate(blocks):
         answers: list[Any] = [None, None]

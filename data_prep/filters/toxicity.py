@@ -84,7 +84,8 @@ def _present(text: str) -> list[str]:
     found: set[str] = set()
     for piece in pieces(text):
         found.update(_WORD.findall(piece.lower()))
-    return [*(words & found), *(phrase for phrase, parts in phrases.items() if parts <= found)]
+    present = (phrase for phrase, parts in phrases.items() if (parts <= found if parts else phrase in text))
+    return [*(words & found), *present]
 
 
 def _has_one(segment: str, candidates: list[str]) -> bool:

@@ -91,6 +91,11 @@ def test_toxicity_of_listed_segments(parts):
     assert int((scores >= 0.5).sum()) == hits and (hits == 0 or count == total)
 
 
+def test_a_text_without_listed_words_has_no_candidates():
+    assert toxicity._present("The miller rises before the sun. " * 20) == []
+    assert toxicity._present("Look 🖕 here") == ["🖕"]
+
+
 @pytest.mark.parametrize("size", [10, 100, 1000])
 def test_pieces_are_the_text(monkeypatch, size):
     sample = "".join(f"line {n} of the text\n" * (n % 3) + "word " * n for n in range(60))
