@@ -112,6 +112,7 @@ def test_siblings_do_not_know_each_other():
                 "page_figures",
             }
             shared |= {"latex", "latex_commands", "latex_files", "latex_macros", "latex_source", "scripts", "siunitx"}
+            shared |= {"language_codes"}
             shared |= {"article_text", "xml_reader"}
             shared |= {
                 "raised",
