@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from data_prep import clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
+from data_prep import check, clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.recipe import Build
@@ -34,6 +34,7 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
     Raises ValueError (ConfigError, StageError, CorpusError, TokenizerError) for what the user has to change.
     """
     out, recipe = build.output, build.recipe
+    check.before_the_first_stage(build)
     with _only_one(out):
         extracted = extract.run(build, runner, out / "1-extract")
         _require_documents(extracted)
