@@ -56,11 +56,13 @@ def group_set_aside(entries: Iterable[dict[str, str]]) -> list[tuple[str, list[s
 
 
 def set_aside_lines(entries: list[dict[str, str]], count: int) -> list[str]:
-    """The groups for a person: one line of reason and number each, with the first inputs below it."""
+    """The groups for a person: a line of number and reason each, with the first inputs below it; one alone on one line."""
     lines = []
     for reason, places in group_set_aside(entries)[:10]:
-        lines.append(f"{len(places):,} x {reason}" if len(places) > 1 else reason)
-        lines += [f"    {place}" for place in _and_more(places, 3)]
+        if len(places) == 1:
+            lines.append(f"{places[0]}: {reason}")
+        else:
+            lines += [f"{len(places):,} x {reason}", *(f"    {place}" for place in _and_more(places, 3))]
     left = len(group_set_aside(entries)) - 10
     if left > 0:
         lines.append(f"and {left:,} more reasons")

@@ -33,7 +33,7 @@ def test_a_step_that_takes_more_than_half_of_a_source_is_named_with_its_reasons(
 def test_reasons_that_differ_in_numbers_alone_are_one_group():
     entries = [{"where": f"{n}.jsonl", "reason": f"line {n}: no text"} for n in range(5)] + [{"where": "x", "reason": "empty"}]
     assert losses.set_aside_lines(entries, 8) == [
-        "5 x line 0: no text", "    0.jsonl", "    1.jsonl", "    2.jsonl", "    and 2 more", "empty", "    x",
+        "5 x line 0: no text", "    0.jsonl", "    1.jsonl", "    2.jsonl", "    and 2 more", "x: empty",
         "2 more inputs were counted but not listed",
     ]  # fmt: skip
 
