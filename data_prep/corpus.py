@@ -6,14 +6,16 @@ import fcntl
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from tqdm import tqdm
 
-from data_prep import clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
+from data_prep import check, clean, extract, holdout, losses, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.long_text import LongText
@@ -35,11 +37,14 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
     Raises ValueError (ConfigError, StageError, CorpusError, TokenizerError) for what the user has to change.
     """
     out, recipe = build.output, build.recipe
+    check.before_the_first_stage(build)
     with _only_one(out):
         extracted = extract.run(build, runner, out / "1-extract")
         _require_documents(extracted)
         cleaned = clean.run(build, runner, out / "2-clean", extracted)
         _require_kept(cleaned.results, "the filters", out / "2-clean")
+        for alarm in losses.alarms(_counts(r["documents"] for r in extracted.results), losses.by_source(cleaned.results)):
+            tqdm.write(f"moenda: {alarm}. Look at some: python -m data_prep peek {out / '2-clean'}", file=sys.stderr)
         unique, sifted = _deduplicate(build, runner, cleaned)
         _require_kept(unique.results, "deduplication", out / "3-dedup")
         cut_words = _tokenizer(build, runner, unique)
@@ -217,6 +222,7 @@ def _summary(
         "extracted": sum(sum(result["documents"].values()) for result in extracted.results),
         "extracted_from": _counts(result["documents"] for result in extracted.results),
         "dropped": dropped,
+        "dropped_from": losses.by_source(result for parts in [extracted, *sifted] for result in parts.results),
         "drop_samples": samples,
         "set_aside": [entry for result in extracted.results for entry in result["set_aside"]],
         "set_aside_count": sum(result["set_aside_count"] for result in extracted.results),
@@ -276,6 +282,13 @@ def describe(summary: dict[str, Any]) -> str:
     out, lines = summary["output"], []
     lines.append(f"documents   {summary['extracted']:,} read, {sum(summary['dropped'].values()):,} dropped")
     lines += [f"            {count:,} {reason}" for reason, count in sorted(summary["dropped"].items())]
+    read = summary["extracted_from"]
+    for source, count in read.items():
+        gone = sum(
+            count for reason, count in summary["dropped_from"].get(source, {}).items() if not reason.startswith("extract:")
+        )
+        lines.append(f"source      {source}: {count:,} read, {gone:,} dropped ({gone / max(1, count):.1%})")
+    lines += [f"TAKES MUCH  {alarm}" for alarm in losses.alarms(read, summary["dropped_from"])]
     lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
@@ -286,7 +299,7 @@ def describe(summary: dict[str, Any]) -> str:
     lines.append(f"report      {out}/report.html")
     if summary["set_aside_count"]:
         lines.append(f"SET ASIDE   {summary['set_aside_count']:,} inputs could not be read:")
-        lines += [f"            {entry['where']}: {entry['reason']}" for entry in summary["set_aside"][:10]]
+        lines += [f"            {line}" for line in losses.set_aside_lines(summary["set_aside"], summary["set_aside_count"])]
     lines.append(
         f'next        set data.train to "{out}/shards/train" in a run file, then: deepspeed trainer/train.py --config FILE'
     )
