@@ -1,4 +1,4 @@
-"""Microseconds for a licence text met for the first time, in this checkout and in another:
+"""Microseconds of processor time for a licence text met for the first time, in this checkout and in another:
 
 python bench/licences.py [--beside CHECKOUT] [--repeats 200]
 """
@@ -16,7 +16,7 @@ TEXTS = {
     "SPDX id": "Apache-2.0",
     "name": "Creative Commons Attribution-NonCommercial 4.0 International",
     "unknown": "our own terms of the year",
-    "unknown sentence": "Copyright by the author, all rights reserved, see the notice on the page",
+    "unknown sentence": "Copyright by the author and all rights reserved see the notice on the page",
 }
 MEASURE = """
 import json, sys, time
@@ -30,9 +30,9 @@ for name, text in json.loads(sys.argv[1]).items():
     times[name] = []
     for number in range(int(sys.argv[2])):
         unseen = f"{text} {number:04d}" if name.startswith("unknown") else text + " " * number
-        begun = time.perf_counter()
+        begun = time.process_time()
         spdx(unseen)
-        times[name].append((time.perf_counter() - begun) * 1e6)
+        times[name].append((time.process_time() - begun) * 1e6)
 print(json.dumps(times))
 """
 

@@ -255,6 +255,9 @@ def _commons_alone(text: str) -> str | None:
 
 def _expression(text: str) -> str | None:
     """An SPDX expression whose symbols may be names of any wording; WITH needs ids that SPDX has."""
+    first = next((part for part in _OPERATOR.split(text) if part.strip()), "").strip()
+    if not (_single(first) or _commons_alone(first)):
+        return None  # most texts with "and" in them are none, and parsing is dear
     tree = parse(text)
     return _render(tree) if tree is not None else None
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import document
-from data_prep.extract import _read
+from data_prep.extract import _read, _Tally
 from data_prep.sources import READERS
 from tests.unit.data_prep.test_web_sources import source, warc_record
 
@@ -222,6 +222,23 @@ def test_sources_have_a_builder_each():
         f'@builds("{missing[0]}") that writes three records, whose texts hold WORDS one each, into the folder given, '
         "and returns the settings of the source besides type, name and paths."
     )
+
+
+@pytest.mark.parametrize("kind", sorted(READERS))
+def test_sources_have_every_fact_of_every_document_counted(tmp_path, kind):
+    chosen = source(paths=["."], type=kind, licence="MIT License", **BUILDERS[kind](tmp_path))
+    tally = _Tally()
+    items = (item for piece in READERS[kind].pieces(chosen, tmp_path) for item in _read([(chosen, piece)]))
+    documents = list(tally.keep(items))
+    assert len(documents) >= 3
+    assert all(document.metadata["licence"] == "MIT" or "licence_from" not in document.metadata for document in documents)
+    facts = tally.summary()["facts"]["s"]
+    assert {fact: sum(facts[fact].values()) for fact in ("licence", "language", "date", "url")} == dict.fromkeys(
+        ("licence", "language", "date", "url"), len(documents)
+    )
+    by_source = sum(document.metadata.get("licence_from") == "source" for document in documents)
+    assert facts["licence"].get("of the source", 0) == by_source
+    assert facts["licence"].get("named by the document", 0) == len(documents) - by_source
 
 
 class Refused(document.Document):
