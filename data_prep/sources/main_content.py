@@ -169,8 +169,11 @@ def _names_frame(names: str) -> bool:
 
 def _prose(budget: Budget, node: DOMNode) -> int:
     """Characters of paragraphs, without short ones and those of links."""
-    blocks = [node] if node.tag in ("p", "pre") else budget.nodes(node, "p, pre")
-    return sum(size for block in blocks if (size := _unlinked(budget, block)) > SHORT)
+    if node.tag in ("p", "pre"):
+        return _unlinked(budget, node)
+    sizes = [len(block.text) for block in budget.nodes(node, "p, pre")]
+    linked = sum(len(link.text) for link in budget.nodes(node, "p a, pre a")) if sizes else 0
+    return max(0, sum(size for size in sizes if size > SHORT) - linked)
 
 
 def _unlinked(budget: Budget, node: DOMNode) -> int:
