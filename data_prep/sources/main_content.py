@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,8 @@ LARGE = 0.4
 """Share of the page's text outside links that makes an element too large to be frame."""
 LEAST = 0.25
 """Share of that text which must be left, else nothing is frame."""
+EFFORT = 200_000
+"""Elements that are looked at to measure a page, one in another counted each time."""
 SHORT = 40
 """Characters outside links of paragraphs that are too short to tell prose."""
 TINY = 300
@@ -81,19 +84,35 @@ _KEPT = re.compile(
 )
 
 
+@dataclass
+class Budget:
+    """Bounds the work on one page: elements within elements would else be counted again at every level."""
+
+    left: int
+
+    def nodes(self, node: DOMNode, selector: str) -> tuple[DOMNode, ...]:
+        """The elements of a selector; none once the budget is spent."""
+        if self.left <= 0:
+            return ()
+        found = node.query_selector_all(selector)[:]
+        self.left -= len(found) + len(node.text) // 100 + 1
+        return found
+
+
 def keep_main_content(tree: HTMLTree) -> None:
     """Take everything else out of the tree, in place."""
     body = tree.body
     for node in body.query_selector_all(_GONE)[:]:
         node.decompose()
-    measure = _prose if _prose(body) >= ENOUGH / 2 else _unlinked
+    budget = Budget(EFFORT)
+    measure = partial(_prose, budget) if _prose(budget, body) >= ENOUGH / 2 else partial(_unlinked, budget)
     total = measure(body)
     removed: list[tuple[DOMNode, DOMNode, DOMNode | None]] = []
     _drop_frame(body, measure, removed)
     if measure(body) < min(LEAST * total, TINY):  # what was taken for frame was the page: a forum's posts, a page of cards
         for node, parent, following in reversed(removed):
             parent.insert_before(node, following)
-    _drop_menus(body)
+    _drop_menus(body, budget)
     root = _smallest_with_most(body, measure)
     if root.tag != "body":
         body.replace_children(root)
@@ -120,10 +139,10 @@ def _drop_frame(body: DOMNode, measure: Measure, removed: list[tuple[DOMNode, DO
                 drop(node)
 
 
-def _drop_menus(body: DOMNode) -> None:
+def _drop_menus(body: DOMNode, budget: Budget) -> None:
     """Remove lists of which nearly all the text is in links, outermost first."""
     for items in body.query_selector_all("ul, ol")[:MAX_NAMED]:
-        links = items.query_selector_all("a")[:]
+        links = budget.nodes(items, "a")
         if len(links) > 1 and body.contains(items):
             size = len(" ".join(items.text.split()))
             if sum(len(link.text) for link in links) > 0.8 * size:
@@ -148,15 +167,18 @@ def _names_frame(names: str) -> bool:
     return False
 
 
-def _prose(node: DOMNode) -> int:
-    """Characters of paragraphs, without short ones and those of links; of a page without paragraphs, those outside links."""
-    blocks = [node] if node.tag in ("p", "pre") else node.query_selector_all("p, pre")[:]
-    return sum(size for block in blocks if (size := _unlinked(block)) > SHORT)
+def _prose(budget: Budget, node: DOMNode) -> int:
+    """Characters of paragraphs, without short ones and those of links."""
+    if node.tag in ("p", "pre"):
+        return _unlinked(budget, node)
+    sizes = [len(block.text) for block in budget.nodes(node, "p, pre")]
+    linked = sum(len(link.text) for link in budget.nodes(node, "p a, pre a")) if sizes else 0
+    return max(0, sum(size for size in sizes if size > SHORT) - linked)
 
 
-def _unlinked(node: DOMNode) -> int:
+def _unlinked(budget: Budget, node: DOMNode) -> int:
     """Characters that are in no link."""
-    return len(node.text) - sum(len(link.text) for link in node.query_selector_all("a")[:])
+    return len(node.text) - sum(len(link.text) for link in budget.nodes(node, "a"))
 
 
 def _smallest_with_most(body: DOMNode, measure: Measure) -> DOMNode:

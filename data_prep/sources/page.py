@@ -158,7 +158,9 @@ def _tidied(text: str) -> str:
         text = _BULLETS.sub(r"\1- ", text)
     text = "\n".join([line.rstrip().lstrip("\t") for line in _NUMBERS.sub(r"\1", text).split("\n")])
     text = text.replace(_FILLER, "") if _FILLER in text else text
-    return re.sub(r"\A\s*\n|\s+\Z", "", _BLANK_LINES.sub("\n\n", text)).lstrip(" ")
+    text = _BLANK_LINES.sub("\n\n", text).rstrip()
+    start = len(text) - len(text.lstrip())
+    return text[text.rfind("\n", 0, start) + 1 :].lstrip(" ")  # a tab at the start is an empty cell
 
 
 class Decoded(NamedTuple):

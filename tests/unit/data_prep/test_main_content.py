@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_prep.sources import page
+from data_prep.sources import main_content, page
 
 STORY = (
     "<h1>Mills of the valley</h1><p>A mill grinds grain between two stones, turned by water or by wind.</p>"
@@ -82,6 +82,23 @@ def test_lists_and_tables_of_content_stay():
 def test_an_empty_first_cell_at_the_start_of_the_text():
     table = "<table><tr><td>&nbsp;</td><td>rye</td></tr><tr><td>1901</td><td>12</td></tr></table>"
     assert page.text_of(page.parse_text(table), main_content=False) == "\trye\n1901\t12"
+
+
+def test_the_work_on_a_page_is_bounded(monkeypatch):
+    """Elements within elements are not counted at every level without end, and the text is there all the same."""
+    nested = "<div class=share><ul><li><a href=x>l</a><p>Some text that is long enough to be taken for a paragraph.</p>" * 300
+    looked_at = []
+    nodes = main_content.Budget.nodes
+
+    def counted(budget, node, selector):
+        found = nodes(budget, node, selector)
+        looked_at.append(len(found))
+        return found
+
+    monkeypatch.setattr(main_content.Budget, "nodes", counted)
+    monkeypatch.setattr(main_content, "EFFORT", 2_000)
+    assert "Some text" in main_text(f"{STORY}{nested}")
+    assert sum(looked_at) < 5_000
 
 
 LABELLED = sorted((Path(__file__).parent / "pages").glob("*.html.zst"))
