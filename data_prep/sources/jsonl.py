@@ -1,4 +1,8 @@
-"""JSON lines, plain or compressed: The Pile's {"text": ..., "meta": {"pile_set_name": ...}}, or other keys."""
+"""JSON lines, plain or compressed: The Pile's {"text": ..., "meta": {"pile_set_name": ...}}, or other keys.
+
+Lines are read here, each by itself. `datasets` is not used for it: it decides each key's type by the first block of a file, and
+turns later objects into JSON text where the first were strings.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, find_files, open_compressed, read_lines
+from data_prep.sources.fields import MISSING, NAMES, RecordSettings, document, fields_of, lookup, metadata_of
+from data_prep.sources.files import Piece, Unreadable, find_files, guarded, open_compressed, read_lines
 from data_prep.sources.loose_json import loads
+from data_prep.sources.metadata import NESTED
+from data_prep.sources.values import plain
 
 SUFFIXES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 SUFFIXES += (".zst",)  # lm_dataformat, which wrote The Pile, numbers the members of its archives: 1.zst
 
-JSON_NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number"}
-JSON_NAMES |= {list: "a list", dict: "an object", str: "a string"}
 
-
-class JsonlSource(SourceSettings):
+class JsonlSource(RecordSettings):
     """One JSON object per line; .gz, .zst, .bz2 and .xz are decompressed."""
 
     type: Literal["jsonl"]
     text_key: str = "text"
-    """Key of the text."""
+    """Key or path of the text: a string, or a conversation (a list of messages)."""
     meta_key: str | None = "meta"
     """Key of an object whose entries become metadata, beside the other keys with text or numbers; "meta" also finds "metadata",
     as Dolma and datatrove write; null: all other keys do."""
+    metadata_keys: list[str] | None = None
+    """Keys or paths kept as metadata, in place of those of `meta_key`; []: none."""
     id_key: str | None = None
-    """Key of an id to keep in the metadata as `original_id`."""
+    """Key or path of an id to keep in the metadata as `original_id`. Integers beyond 64 bits are kept as text."""
 
     @property
     def suffixes(self) -> tuple[str, ...] | None:
@@ -58,8 +64,7 @@ def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
                 if number == 1 and line.strip()[:1] in (b"[", b"{"):
                     whole = _whole(line, lines, settings)
                     if whole is not None:
-                        for entry, record in enumerate(whole, 1):
-                            yield _document(record, f"{piece.path}, entry {entry}", f"{piece.name}#{entry}", settings)
+                        yield from _entries(whole, piece.path, piece, settings)
                         return
                     yield SetAside(where, f"not JSON: {error}; nor is the file as a whole")
                     yield from _lines_again(piece, settings)
@@ -67,10 +72,15 @@ def read(piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
                 yield SetAside(where, f"not JSON: {error}")
                 continue
             if number == 1 and isinstance(record, list):
-                for entry, item in enumerate(record, 1):
-                    yield _document(item, f"{where}, entry {entry}", f"{piece.name}#{entry}", settings)
+                yield from _entries(record, where, piece, settings)
                 continue
-            yield _document(record, where, f"{piece.name}#{number}", settings)
+            yield guarded(where, _document, record, f"{settings.name}/{piece.name}#{number}", settings)
+
+
+def _entries(values: list[Any], where: str, piece: Piece, settings: JsonlSource) -> Iterator[Document | SetAside]:
+    """Documents of a JSON array."""
+    for entry, record in enumerate(values, 1):
+        yield guarded(f"{where}, entry {entry}", _document, record, f"{settings.name}/{piece.name}#{entry}", settings)
 
 
 def _whole(first: bytes, lines: Iterator[tuple[int, bytes | None]], settings: JsonlSource) -> list[Any] | None:
@@ -101,28 +111,24 @@ def _lines_again(piece: Piece, settings: JsonlSource) -> Iterator[Document | Set
                 except ValueError as error:
                     yield SetAside(where, f"not JSON: {error}")
                 else:
-                    yield _document(record, where, f"{piece.name}#{number}", settings)
+                    yield guarded(where, _document, record, f"{settings.name}/{piece.name}#{number}", settings)
 
 
-def _document(record: Any, where: str, name: str, settings: JsonlSource) -> Document | SetAside:
-    if isinstance(record, dict) and isinstance(record.get(settings.text_key), str):
-        return Document(f"{settings.name}/{name}", record[settings.text_key], settings.name, _meta(record, settings))
-    has = f"it has {', '.join(list(record)[:12])}" if isinstance(record, dict) else f"it is {JSON_NAMES[type(record)]}"
-    if isinstance(record, dict) and settings.text_key in record:
-        has = f"it is {JSON_NAMES[type(record[settings.text_key])]}"
-    return SetAside(where, f'no string under "{settings.text_key}": {has}')
+def _document(record: Any, identifier: str, settings: JsonlSource) -> Document:
+    if not isinstance(record, dict):
+        raise Unreadable(f'no string under "{settings.text_key}": it is {NAMES[type(record)]}')
+    return document(record, settings.text_key, identifier, _meta(record, settings), settings)
 
 
 def _meta(record: dict[str, Any], settings: JsonlSource) -> dict[str, Any]:
-    if settings.meta_key is None:
-        metadata = {key: value for key, value in record.items() if key != settings.text_key}
+    used = [settings.text_key, *(fields_of(settings.text) if settings.text else []), settings.id_key or ""]
+    if settings.meta_key is None and settings.metadata_keys is None:
+        metadata = {key: plain(value) for key, value in record.items() if key not in used[:-1]}
     else:
-        nested = record.get(settings.meta_key)
-        if nested is None and settings.meta_key == "meta":
-            nested = record.get("metadata")
-        simple = (str, int, float, bool)
-        metadata = {k: v for k, v in record.items() if k not in (settings.text_key, settings.id_key) and isinstance(v, simple)}
-        metadata |= nested if isinstance(nested, dict) else {}
+        nested = NESTED[:1] if settings.meta_key == "meta" and record.get("meta") is not None else NESTED
+        nested = nested if settings.meta_key == "meta" else (str(settings.meta_key),)
+        metadata = metadata_of(record, settings.metadata_keys, used, nested)
     if settings.id_key is not None:
-        metadata["original_id"] = record.get(settings.id_key)
+        value = lookup(record, settings.id_key)
+        metadata["original_id"] = None if value is MISSING else plain(value)
     return metadata
