@@ -14,7 +14,7 @@ from data_prep.document import Document, Drop
 from data_prep.filters.language_codes import model_code, same_language
 from data_prep.filters.settings import FilterSettings
 
-SPAN, SPANS = 300, 3
+SPAN, SPANS = 250, 3
 """A text is judged by up to this many spans of about this many characters, spread evenly over it."""
 CLEAR_SPAN = 0.65
 """Confidence from which a span counts for the shares of a text of several languages; FineWeb's value for a document."""

@@ -29,7 +29,8 @@ _LONG_NUMBER = re.compile(r"\b\d{5,}\b")
 
 
 class Spam(FilterSettings):
-    """Drops texts that are mostly spam, and pages that repeat a phrase for search engines."""
+    """Drops texts that are mostly spam, and pages that repeat a phrase for search engines. It knows messages and web pages:
+    of changelogs it took a third for spam, of docstrings and help pages 4 to 7%: name `only_sources` for the others."""
 
     type: Literal["spam"]
     threshold: float = Field(default=0.35, ge=0, le=1)

@@ -27,7 +27,8 @@ _SENTENCE_GAP = re.compile(r"(?<=[.!?])\s+")
 
 
 class Toxicity(FilterSettings):
-    """Drops texts with too many toxic segments, or with too many words of the list."""
+    """Drops texts with too many toxic segments, or with too many words of the list. It knows English alone: short texts of
+    other languages may be dropped by chance, so put the language filter before it, or name `only_sources`."""
 
     type: Literal["toxicity"]
     threshold: float = Field(default=0.5, ge=0, le=1)
