@@ -96,7 +96,9 @@ def read(piece: Piece, settings: ArxivSource) -> Iterator[Document | SetAside]:
 def _paper(piece: Piece, settings: ArxivSource) -> Document:
     files = _files(piece, settings)
     main = main_file(files)
-    text, metadata = from_latex(decode_latex(files[main]), loader(files.get, posixpath.dirname(main), decode_latex))
+    decoded = decode_latex(files[main])
+    included = loader(files.get, posixpath.dirname(main), lambda part: decode_latex(part).text)
+    text, metadata = from_latex(decoded.text, included)
     metadata |= {"main_file": main} if len(files) > 1 else {}
     if identifier := arxiv_id(piece.name) or arxiv_id(piece.path.split("::")[-1].rsplit("/", 1)[-1]):
         metadata |= {"arxiv_id": identifier, "url": f"https://arxiv.org/abs/{identifier}", "original_id": identifier}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from data_prep.document import Document, SetAside
 from data_prep.sources.fields import RecordSettings, document, fields_of, metadata_of
-from data_prep.sources.files import Piece, decode, find_files, guarded, normalise_newlines, open_compressed, read_lines
+from data_prep.sources.files import Piece, find_files, guarded, normalise_newlines, open_compressed, read_lines
+from data_prep.sources.text_encoding import LineDecoder, TextSettings, in_bytes_of_ascii
 
 SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 ROWS_IN_A_FIELD = 3
 """A field over this many lines, each a row of the table by itself, is no field: its quotation mark is a stray one."""
 
 
-class CsvSource(RecordSettings):
+class CsvSource(RecordSettings, TextSettings):
     """Tables as text (RFC 4180), their first row naming the columns."""
 
     type: Literal["csv"]
@@ -32,8 +33,6 @@ class CsvSource(RecordSettings):
     """Character between fields; null: a tab in .tsv files, else the one of , ; tab | that the header has most of."""
     quotes: bool = True
     """Whether fields may stand in quotation marks, as RFC 4180 has it; false: a quotation mark is a character like others."""
-    encoding: str | None = None
-    """null: UTF-8, lines that are none in Windows-1252, UTF-16 by its mark. Bytes that do not fit a given one are replaced."""
 
     @property
     def suffixes(self) -> tuple[str, ...] | None:
@@ -49,8 +48,9 @@ def read(piece: Piece, settings: CsvSource) -> Iterator[Document | SetAside]:
     """Documents of one table. A row of another number of fields than the header is set aside by its line, and so is one with a
     quotation mark that nothing closes: the rows behind it are read."""
     csv.field_size_limit(settings.max_document_bytes)
-    with open_compressed(piece.path) as file:
-        lines = _lines(file, settings)
+    decoder = LineDecoder(settings.encoding, partial(open_compressed, piece.path))
+    with open_compressed(piece.path) as packed, in_bytes_of_ascii(packed, settings.encoding) as file:
+        lines = _lines(file, settings, decoder)
         _, first = next(lines, (1, ""))
         delimiter = settings.delimiter or _delimiter(piece, first or "")
         form: dict[str, Any] = {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if settings.quotes else csv.QUOTE_NONE}
@@ -65,7 +65,9 @@ def read(piece: Piece, settings: CsvSource) -> Iterator[Document | SetAside]:
                 continue
             (start, end), fields = row
             identifier = f"{settings.name}/{piece.name}#{end}"
-            yield guarded(f"{piece.path}:{start}", _document, dict(zip(header, fields, strict=True)), identifier, settings)
+            yield guarded(
+                f"{piece.path}:{start}", _document, dict(zip(header, fields, strict=True)), identifier, settings, decoder.facts
+            )
 
 
 def _problem(header: list[str], settings: CsvSource) -> str | None:
@@ -83,13 +85,13 @@ def _problem(header: list[str], settings: CsvSource) -> str | None:
     return f'{header.count(twice)} columns are named "{twice}": which is meant is not known. Rename them{way_out}'
 
 
-def _document(record: dict[str, str], identifier: str, settings: CsvSource) -> Document:
+def _document(record: dict[str, str], identifier: str, settings: CsvSource, facts: dict[str, Any]) -> Document:
     used = [settings.text_column, *(fields_of(settings.text) if settings.text else []), settings.id_column or "", ""]
     record = {name: normalise_newlines(value) for name, value in record.items()}
     details = metadata_of(record, settings.metadata_columns, used, ())
     if settings.id_column is not None:
         details["original_id"] = record[settings.id_column]
-    return document(record, settings.text_column, identifier, details, settings)
+    return document(record, settings.text_column, identifier, details | facts, settings)
 
 
 Line = tuple[int, str | None]
@@ -144,19 +146,10 @@ def _is_stray(taken: list[str], row: list[str], width: int, form: dict[str, Any]
     return width > 1 and len(alone) >= ROWS_IN_A_FIELD and all(len(fields) == width for fields in alone)
 
 
-def _lines(file: BinaryIO, settings: CsvSource) -> Iterator[Line]:
+def _lines(file: BinaryIO, settings: CsvSource, decoder: LineDecoder) -> Iterator[Line]:
     """The file's lines, without zero bytes."""
-    raw = io.BufferedReader(file) if not hasattr(file, "peek") else file
-    utf_16 = raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if settings.encoding or utf_16:
-        text = io.TextIOWrapper(raw, settings.encoding or "utf-16", "replace", newline="")
-        number = 0
-        while line := text.readline(settings.max_document_bytes):
-            number += 1
-            yield number, line.replace("\0", "").removeprefix("\ufeff")
-        return
-    for number, line in read_lines(raw, settings):
-        yield number, None if line is None else decode(line)[0].replace("\0", "")
+    for number, line in read_lines(file, settings):
+        yield number, None if line is None else decoder.decode(line.replace(b"\0", b"")).text
 
 
 def _delimiter(piece: Piece, header: str) -> str:

@@ -15,8 +15,9 @@ from pydantic import field_validator
 
 from data_prep.document import Document, SetAside
 from data_prep.sources.fields import CONVERSATIONS, is_conversation, messages, metadata_of
-from data_prep.sources.files import Piece, SourceSettings, Unreadable, find_files, guarded, read_whole
+from data_prep.sources.files import Piece, Unreadable, find_files, guarded, read_whole
 from data_prep.sources.loose_json import loads
+from data_prep.sources.text_encoding import Decoded, TextSettings, decode
 
 SUFFIXES = tuple(kind + packed for kind in (".json", ".jsonl") for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
 QUESTIONS = ("question", "query", "instruction", "prompt", "q")
@@ -24,7 +25,7 @@ ANSWERS = ("answers", "answer", "response", "output", "completion", "a")
 CONTEXTS = ("context", "input", "passage")
 
 
-class QuestionAnswerSource(SourceSettings):
+class QuestionAnswerSource(TextSettings):
     """A document per paragraph with its questions, or per record."""
 
     type: Literal["question_answer"]
@@ -52,7 +53,8 @@ def pieces(settings: QuestionAnswerSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: QuestionAnswerSource) -> Iterator[Document | SetAside]:
     """Documents of one file; an entry without question or answer is set aside by its place."""
-    for place, entry in _entries(read_whole(piece, settings)):
+    decoded = decode(read_whole(piece, settings), settings.encoding)
+    for place, entry in _entries(decoded.text.encode("utf-8", "replace")):
         where, identifier = f"{piece.path}, {place}", f"{settings.name}/{piece.name}#{place}"
         if not isinstance(entry, dict):
             yield SetAside(where, f"not an object: {str(entry)[:80]}")
@@ -60,11 +62,11 @@ def read(piece: Piece, settings: QuestionAnswerSource) -> Iterator[Document | Se
             details = {key: value for key, value in entry.items() if key != "paragraphs"}
             for number, paragraph in enumerate(entry["paragraphs"]):
                 place = f"{where}, paragraph {number}"
-                yield guarded(place, _paragraph, paragraph, f"{identifier}.{number}", details, settings)
+                yield guarded(place, _paragraph, paragraph, f"{identifier}.{number}", details, settings, decoded)
         elif conversation := next((entry[key] for key in CONVERSATIONS if _has_messages(entry, key)), None):
-            yield guarded(where, _paragraph, entry | _turns(conversation), identifier, {}, settings)
+            yield guarded(where, _paragraph, entry | _turns(conversation), identifier, {}, settings, decoded)
         else:
-            yield guarded(where, _paragraph, entry | {"qas": entry.get("qas", [entry])}, identifier, {}, settings)
+            yield guarded(where, _paragraph, entry | {"qas": entry.get("qas", [entry])}, identifier, {}, settings, decoded)
 
 
 def _has_messages(entry: dict[str, Any], key: str) -> bool:
@@ -97,7 +99,7 @@ def _turns(conversation: list[Any]) -> dict[str, Any]:
 def _entries(raw: bytes) -> Iterator[tuple[str, Any]]:
     """(place, entry): of {"data": [...]}, of a list, or of one object per line."""
     try:
-        whole = loads(raw.removeprefix(b"\xef\xbb\xbf"))
+        whole = loads(raw)
     except ValueError as error:
         lines = [line for line in raw.split(b"\n") if line.strip()]
         if len(lines) < 2:
@@ -114,7 +116,9 @@ def _entries(raw: bytes) -> Iterator[tuple[str, Any]]:
     yield from ((f"entry {number}", entry) for number, entry in enumerate(entries))
 
 
-def _paragraph(paragraph: Any, identifier: str, outer: dict[str, Any], settings: QuestionAnswerSource) -> Document:
+def _paragraph(
+    paragraph: Any, identifier: str, outer: dict[str, Any], settings: QuestionAnswerSource, decoded: Decoded
+) -> Document:
     if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
         raise Unreadable('no paragraph with "qas"')
     if "problem" in paragraph:
@@ -133,6 +137,7 @@ def _paragraph(paragraph: Any, identifier: str, outer: dict[str, Any], settings:
     used = {"qas", "paragraphs", "id", *QUESTIONS, *ANSWERS, *CONTEXTS, *CONVERSATIONS}
     metadata = {"question_ids": [name for name in names if name is not None]}
     metadata |= metadata_of(outer, None, used) | metadata_of(paragraph, None, used)
+    metadata |= decoded.facts if decoded.assumed else {}
     return Document(identifier, "\n\n".join(filter(None, [context, *pairs])), settings.name, metadata)
 
 

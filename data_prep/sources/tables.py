@@ -11,7 +11,8 @@ import pyarrow as pa
 from data_prep.document import Document, SetAside
 from data_prep.sources import metadata
 from data_prep.sources.fields import RecordSettings, document, fields_of, lookup, metadata_of
-from data_prep.sources.files import Piece, Unreadable, decode, guarded
+from data_prep.sources.files import Piece, Unreadable, guarded
+from data_prep.sources.text_encoding import decode
 from data_prep.sources.values import column_values, labels_of
 
 ROWS = 1024
@@ -102,7 +103,7 @@ def _records(batch: pa.RecordBatch, columns: Columns, settings: TableSettings) -
         except KeyError:  # a type that pyarrow has no class for, such as intervals of months
             column = pa.nulls(batch.num_rows)
         if name == settings.text_column and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-            values.append([raw if raw is None else decode(raw)[0] for raw in column.to_pylist()])  # not marked as text
+            values.append([raw if raw is None else decode(raw).text for raw in column.to_pylist()])  # not marked as text
         else:
             values.append(column_values(column, columns.labels.get(name)))
     for row in range(batch.num_rows):

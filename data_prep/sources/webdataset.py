@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
 from data_prep.sources.fields import RecordSettings, document, fields_of, metadata_of
-from data_prep.sources.files import Piece, Unreadable, decode, guarded, open_compressed
+from data_prep.sources.files import Piece, Unreadable, guarded, open_compressed
 from data_prep.sources.loose_json import loads
+from data_prep.sources.text_encoding import decode
 from strict_json import ConfigError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
@@ -97,7 +98,7 @@ def _value(archive: tarfile.TarFile, member: tarfile.TarInfo, settings: WebDatas
     stream = archive.extractfile(member)
     raw = stream.read() if stream is not None else b""
     try:
-        return loads(raw) if kind == "json" else decode(raw)[0]
+        return loads(raw) if kind == "json" else decode(raw).text
     except ValueError as error:
         return Unreadable(f"{member.name} is not JSON: {error}")
 

@@ -234,8 +234,8 @@ def test_papers_take_what_they_include_once(tmp_path):
 
 
 def test_declared_encodings():
-    assert decode_latex("\\usepackage[latin2]{inputenc}\nŁódź".encode("iso-8859-2")).endswith("Łódź")
-    assert decode_latex("\\usepackage[latin1]{inputenc}\nŁódź".encode()).endswith("Łódź")
+    assert decode_latex("\\usepackage[latin2]{inputenc}\nŁódź".encode("iso-8859-2")).text.endswith("Łódź")
+    assert decode_latex("\\usepackage[latin1]{inputenc}\nŁódź".encode()).text.endswith("Łódź")
 
 
 @pytest.mark.parametrize(
