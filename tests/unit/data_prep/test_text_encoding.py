@@ -164,7 +164,7 @@ def test_a_line_that_is_no_text_costs_that_line(tmp_path):
 
 
 def test_a_decoder_that_met_no_other_line_says_nothing(tmp_path):
-    decoder = LineDecoder("auto", lambda: open(tmp_path / "none", "rb"))
+    decoder = LineDecoder("auto", (tmp_path / "none").open)
     assert decoder.decode(GREEK.encode()).text == GREEK
     assert decoder.facts == {}
 
