@@ -12,17 +12,22 @@ from typing import Annotated
 from pydantic import Field
 
 from data_prep.sources import (
+    arxiv,
     csv_table,
+    epub,
     faq,
     gutenberg,
     hf_dataset,
     html_pages,
+    jats,
     jsonl,
     papers,
     parallel_text,
     parquet,
     plaintext,
     question_answer,
+    stack_exchange,
+    tmx,
     warc,
     wikipedia,
 )
@@ -40,7 +45,13 @@ Source = Annotated[
     | question_answer.QuestionAnswerSource
     | faq.FAQSource
     | parallel_text.ParallelTextSource
-    | papers.PapersSource,
+    | papers.PapersSource
+    | arxiv.ArxivSource
+    | jats.JatsSource
+    | jats.TeiSource
+    | stack_exchange.StackExchangeSource
+    | epub.EpubSource
+    | tmx.TmxSource,
     Field(discriminator="type"),
 ]
 READERS: dict[str, ModuleType] = {
@@ -57,4 +68,10 @@ READERS: dict[str, ModuleType] = {
     "faq": faq,
     "parallel_text": parallel_text,
     "papers": papers,
+    "arxiv": arxiv,
+    "jats": jats,
+    "tei": jats,
+    "stack_exchange": stack_exchange,
+    "epub": epub,
+    "tmx": tmx,
 }

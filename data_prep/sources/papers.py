@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
 from data_prep.sources import signals
-from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
+from data_prep.sources.files import (
+    Piece,
+    SourceSettings,
+    Unreadable,
+    decode,
+    find_files,
+    guarded,
+    normalise_newlines,
+    read_whole,
+)
+from data_prep.sources.latex import from_latex
+from data_prep.sources.latex_files import decode_latex, is_latex, loader
+from data_prep.sources.scripts import lowered, raised
 
-SUFFIXES = (".md", ".markdown", ".tex")
+LATEX = (".tex", ".ltx", ".latex")
+SUFFIXES = (".md", ".markdown", *LATEX)
 
 
 class PapersSource(SourceSettings):
-    """Markdown (.md, with YAML front matter as the Journal of Open Source Software) and LaTeX (.tex); one paper per file."""
+    """Markdown (.md, with YAML front matter as the Journal of Open Source Software) and LaTeX (.tex) with the files
+    that it includes; one paper per file."""
 
     type: Literal["papers"]
 
@@ -28,40 +46,39 @@ _FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOT
 _SCALAR = re.compile(r"^(title|date|license|licence|lang|language|doi|abstract):[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
 _AUTHOR = re.compile(r"^[ \t]*-?[ \t]*name:[ \t]*(.+)$", re.MULTILINE)
 _REFERENCES = re.compile(r"^(#{1,6})[ \t]*(?:references|bibliography)[ \t]*#*[ \t]*$", re.MULTILINE | re.IGNORECASE)
+_NAMES = "equation|align|gather|multline|eqnarray|displaymath|math|flalign|alignat|cases|[a-z]*matrix"
+_FIXED = re.compile(
+    rf"^(?P<fence>```|~~~).*?^(?P=fence)[ \t]*$|(?P<tick>`+)(?!`).*?(?<!`)(?P=tick)(?!`)|\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)"
+    rf"|\\begin\{{(?P<name>(?:{_NAMES})\*?)\}}.*?\\end\{{(?P=name)\}}|(?<![\\$\w])\$(?=[^\s$])(?:[^$\n]|\n(?!\s*\n))*?(?<=[^\s\\])\$(?!\d)",
+    re.DOTALL | re.MULTILINE,
+)
+"""Code and mathematics, in which no sign is Markdown's."""
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_LABELS = re.compile(r"\s*\\label\{[^}\n]*\}")
+_NESTED = r"(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])"
+_TARGET = r"\((?:[^()\n]|\([^()\n]*\))*\)"
+_ATTRIBUTES = r"(?:\s+[\w:-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+))*\s*/?"
 _MARKDOWN = (
     (re.compile(r"<!--.*?-->", re.DOTALL), ""),
-    (re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)(?:\{[^}\n]*\})?"), r"\1"),
-    (re.compile(r"(?<!!)\[([^\]\n]+)\]\((?:[^()\n]|\([^()\n]*\))*\)"), r"\1"),
+    (re.compile(rf"!\[({_NESTED}{{0,4000}})\]{_TARGET}(?:\{{[^}}\n]*\}})?"), r"\1"),
+    (re.compile(rf"(?<!!)\[({_NESTED}{{1,1000}})\]{_TARGET}"), r"\1"),
     (re.compile(r"[ \t]*\[(?:[^\]\n@]*-?@[\w:./+-]+[^\]\n]*)\]"), ""),
     (re.compile(r"\\(?:label|autoref)\{[^}\n]*\}"), ""),
-    (re.compile(r"</?(?:div|span|p|br|img|sup|sub|a|center)\b[^>\n]*>", re.IGNORECASE), ""),
+    (re.compile(rf"<sup{_ATTRIBUTES}>([^<>\n]{{0,80}})</sup>", re.IGNORECASE), lambda match: raised(match.group(1))),
+    (re.compile(rf"(.?)<sub{_ATTRIBUTES}>([^<>\n]{{0,80}})</sub>(?=(.?))", re.IGNORECASE), lambda match: _sub(*match.groups())),
+    (re.compile(r"(?<=\w)\^([\w+−-]{1,12})\^(?!\^)"), lambda match: raised(match.group(1))),
+    (re.compile(r"(\w)~([\w+−-]{1,12})~(?=([^~]?))"), lambda match: _sub(*match.groups())),
+    (
+        re.compile(rf"</?(?:div|span|p|br|img|sup|sub|a|center|i|b|em|strong|figure|figcaption){_ATTRIBUTES}>", re.IGNORECASE),
+        "",
+    ),
     (re.compile(r"^#{1,6}[ \t]*(.*?)[ \t]*#*[ \t]*(?:\{[^}\n]*\})?$", re.MULTILINE), r"\1"),
-    (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(?<!\w)(\*\*|__)(?=\S)(.+?)(?<=\S)\1(?!\w)"), r"\2"),
+    (re.compile(r"(?<=\w)(\*\*)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<![\w*])[*_](?=\S)([^*_\n]+?)(?<=\S)[*_](?![\w*])"), r"\1"),
 )
-_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
-_OPTIONS = r"\*?(?:\[[^\]]*\])*"
-_MATHS = r"equation|align|gather|multline|eqnarray|math|displaymath|split|cases|[a-z]*matrix|array"
-_POINTERS = r"[cC]ite\w*|ref|eqref|autoref|[cC]ref|label|pageref|footnotemark|index|bibliography\w*"
-_LAYOUT = r"includegraphics|vspace|hspace|input|include|usepackage|documentclass|thispagestyle|pagestyle"
-_SWITCHES = r"centering|maketitle|noindent|newpage|clearpage|tableofcontents|[a-z]*(?:line|rule)|small|footnotesize|large"
-_STYLES = r"emph|textbf|textit|texttt|textsc|text|underline|url|caption|footnote|mbox|title|author|thanks"
-_ENDMATTER = r"thebibliography|filecontents"
-_LATEX = (
-    (re.compile(r"(?<!\\)%.*$", re.MULTILINE), ""),
-    (re.compile(rf"\\begin\{{(?:{_ENDMATTER})\*?\}}.*?\\end\{{(?:{_ENDMATTER})\*?\}}", re.DOTALL), ""),
-    (re.compile(rf"\\(?:sub)*(?:section|paragraph|chapter|part){_OPTIONS}{_GROUP}"), r"\n\n\1\n\n"),
-    (re.compile(rf"~?\\(?:{_POINTERS}){_OPTIONS}\{{[^{{}}]*\}}"), ""),
-    (re.compile(rf"\\(?:{_LAYOUT}){_OPTIONS}\{{[^{{}}]*\}}"), ""),
-    (re.compile(rf"\\(?:begin|end)\{{(?!{_MATHS})\w+\*?\}}(?:\[[^\]\n]*\])?"), "\n"),
-    (re.compile(rf"\\(?:{_SWITCHES})\b"), ""),
-    (re.compile(r"\\item\b(?:\[([^\]]*)\])?[ \t]*"), r"- \1"),
-    (re.compile(r"\\href\{[^{}]*\}\{([^{}]*)\}"), r"\1"),
-    (re.compile(rf"\\(?:{_STYLES}){_GROUP}"), r"\1"),
-    (re.compile(r"(?<!\\)~"), " "),
-    (re.compile(r"``|''"), '"'),
-    (re.compile(r"\\([&%#_{}])"), r"\1"),
-)
+_INPUT = re.compile(rb"\\(?:input|include|subfile)\s*\{([^{}\n]+)\}")
+_COMMENT = re.compile(rb"(?<!\\)%.*")
 _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
@@ -71,12 +88,72 @@ def pieces(settings: PapersSource, base: Path) -> list[Piece]:
 
 
 def read(piece: Piece, settings: PapersSource) -> Iterator[Document | SetAside]:
-    """The paper in one file. Not followed: \\input, macros of one's own."""
-    text, _ = decode(read_whole(piece, settings))
-    text = normalise_newlines(text)
-    latex = piece.path.split("::")[0].endswith(".tex") or "\\begin{document}" in text
-    body, metadata = from_latex(text) if latex else from_markdown(text)
-    yield Document(f"{settings.name}/{piece.name}", body, settings.name, metadata)
+    """The paper in one file. A LaTeX file that another one of its folder includes is named as a part of that."""
+    raw = read_whole(piece, settings)
+    if piece.path.split("::")[0].lower().endswith(LATEX) or is_latex(raw):
+        if not is_latex(raw) and (whole := _including(piece)):
+            yield SetAside(piece.path, f"a part of {whole}, which has it in its place")
+            return
+        yield guarded(piece.path, _latex, piece, settings, raw)
+        return
+    text = normalise_newlines(decode(raw)[0])
+    yield guarded(piece.path, _markdown, piece, settings, text)
+
+
+def _latex(piece: Piece, settings: PapersSource, raw: bytes) -> Document:
+    text, metadata = from_latex(decode_latex(raw), loader(partial(_beside, piece, settings), "", decode_latex))
+    return Document(f"{settings.name}/{piece.name}", text, settings.name, metadata)
+
+
+def _markdown(piece: Piece, settings: PapersSource, text: str) -> Document:
+    body, metadata = from_markdown(text)
+    return Document(f"{settings.name}/{piece.name}", body, settings.name, metadata)
+
+
+def _beside(piece: Piece, settings: PapersSource, name: str) -> bytes | None:
+    """A file that stands with or below the piece, in its folder or archive."""
+    inner, *chain = piece.path.split("::")
+    path = "::".join([f"{inner.rpartition('/')[0]}/{name}" if "/" in inner else name, *chain])
+    if "://" not in path and not (os.path.isfile(path) and Path(path).resolve().is_relative_to(Path(inner).resolve().parent)):
+        return None
+    try:
+        return read_whole(replace(piece, path=path), settings)
+    except (OSError, Unreadable):
+        return None
+
+
+def _including(piece: Piece) -> str | None:
+    """The name of a paper that includes this file of a local folder, from the same folder or the one above."""
+    if "://" in piece.path:
+        return None
+    path = Path(piece.path)
+    for folder in (path.parent, path.parent.parent):
+        for name, included in _mains(str(folder)):
+            if path.relative_to(folder).with_suffix("").as_posix() in included:
+                return name
+    return None
+
+
+@lru_cache(maxsize=64)
+def _mains(folder: str) -> list[tuple[str, frozenset[str]]]:
+    """(name, names that it includes, without ending) of each LaTeX document of a folder; a file that a part includes counts."""
+    contents = {
+        path.with_suffix("").name: path.read_bytes() for path in sorted(Path(folder).glob("*.tex"))[:200] if path.is_file()
+    }
+    found = []
+    for stem, raw in contents.items():
+        if is_latex(raw):
+            seen: set[str] = set()
+            left = [raw]
+            while left:
+                names = {
+                    posixpath.normpath(name.decode("utf-8", "replace").strip().removesuffix(".tex"))
+                    for name in _INPUT.findall(_COMMENT.sub(b"", left.pop()))
+                }
+                left += [contents[name] for name in names - seen if name in contents]
+                seen |= names
+            found.append((f"{stem}.tex", frozenset(seen - {stem})))
+    return found
 
 
 def from_markdown(text: str) -> tuple[str, dict[str, Any]]:
@@ -93,27 +170,22 @@ def from_markdown(text: str) -> tuple[str, dict[str, Any]]:
     if references := _REFERENCES.search(text):
         following = re.search(rf"^#{{1,{len(references.group(1))}}}[ \t]+\S", text[references.end() :], re.MULTILINE)
         text = text[: references.start()] + (text[references.end() + following.start() :] if following else "")
-    code = re.split(r"(^```.*?^```[ \t]*$)", text, flags=re.MULTILINE | re.DOTALL)  # code stays as it is
-    for index in range(0, len(code), 2):
-        for pattern, replacement in _MARKDOWN:
-            code[index] = pattern.sub(replacement, code[index])
-    body = "".join(code)
+    fixed: list[str] = []
+    text = _FIXED.sub(lambda match: _fix(match.group(), fixed), text.replace(_OPEN, "").replace(_CLOSE, ""))
+    for pattern, replacement in _MARKDOWN:
+        text = pattern.sub(replacement, text)
+    body = re.sub(f"{_OPEN}(\\d+){_CLOSE}", lambda match: fixed[int(match.group(1))], text)
     title = metadata.get("title")
     return _tidy(f"{title}\n\n{body}" if title else body), metadata
 
 
-def from_latex(text: str) -> tuple[str, dict[str, Any]]:
-    """(text, metadata): the document's body with headings, captions and mathematics; commands of layout left out."""
-    metadata: dict[str, Any] = {}
-    if title := re.search(r"\\title\*?(?:\[[^\]]*\])?\{((?:[^{}]|\{[^{}]*\})*)\}", text):
-        metadata["title"] = " ".join(re.sub(r"\\\\|\\\w+|[{}]", " ", title.group(1)).split())
-    begin, end = text.find("\\begin{document}"), text.rfind("\\end{document}")
-    if begin >= 0:
-        text = text[begin + len("\\begin{document}") : end if end > begin else None]
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    shown = metadata.get("title")
-    return _tidy(f"{shown}\n\n{text}" if shown and shown not in text[:500] else text), metadata
+def _fix(text: str, fixed: list[str]) -> str:
+    fixed.append(text if text.startswith(("`", "~")) else _LABELS.sub("", text))
+    return f"{_OPEN}{len(fixed) - 1}{_CLOSE}"
+
+
+def _sub(before: str, text: str, after: str) -> str:
+    return before + lowered(text, before, after)
 
 
 def _tidy(text: str) -> str:

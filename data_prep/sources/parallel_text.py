@@ -17,6 +17,7 @@ from data_prep.sources.files import (
     Unreadable,
     decode,
     find_files,
+    guarded,
     normalise_newlines,
     open_compressed,
     read_lines,
@@ -137,10 +138,10 @@ def read(piece: Piece, settings: ParallelTextSource) -> Iterator[Document | SetA
             lines = [settings.template.replace("{language}", code).replace("{line}", cell.strip()) for code, cell in named]
             block.append("\n".join(lines))
             if len(block) == settings.pairs_per_document:
-                yield _document(piece, settings, number, block)
+                yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block)
                 number, block = number + 1, []
     if block:
-        yield _document(piece, settings, number, block)
+        yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block)
 
 
 def _document(piece: Piece, settings: ParallelTextSource, number: int, block: list[str]) -> Document:
