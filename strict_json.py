@@ -47,7 +47,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}.") from None
+        raise ConfigError(f"{path}, line {error.lineno}, column {error.colno}: {_json_mistake(text, error)}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: the file must hold one JSON object, not {_json_type(value)}.")
     return value
@@ -121,6 +121,13 @@ def _describe(model: type[StrictModel], mistake: dict[str, Any]) -> str:
         return f'{dotted}: unknown key "{location[-1]}".{hint}'
     if mistake["type"] == "missing":
         return f"{dotted}: this key is required and missing."
+    if mistake["type"] == "union_tag_invalid":
+        tags = [tag.strip().strip("'") for tag in mistake["ctx"]["expected_tags"].split(", ")]
+        tag = mistake["ctx"]["tag"]
+        hint = did_you_mean(tag, tags) or f" Known here: {', '.join(sorted(tags))}."
+        return f'{dotted}.type: there is no type "{tag}".{hint}'
+    if mistake["type"] == "union_tag_not_found":
+        return f"{dotted}.type: this key is required and missing."
     message = mistake["msg"].removeprefix("Value error, ")
     value = mistake.get("input")
     shown = f" (got {json.dumps(value)})" if isinstance(value, (str, int, float, bool)) or value is None else ""
@@ -177,6 +184,27 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ConfigError(f"{name} is not a JSON number.")
+
+
+def _json_mistake(text: str, error: json.JSONDecodeError) -> str:
+    """What is wrong where the parser stopped, in plain words where it is a mistake that people make, with the line shown."""
+    before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    if after.startswith(("//", "/*", "#")):
+        said = "a comment, which JSON does not know; take it out"
+    elif after.startswith("'"):
+        said = "single quotes; JSON wants double ones"
+    elif after.startswith(("}", "]")) and before.endswith(","):
+        said = f'a comma before the closing "{after[0]}"; take the comma out'
+    elif error.msg.startswith("Illegal trailing comma"):
+        said = "a comma after the last entry; take it out"
+    elif error.msg == "Expecting ',' delimiter" and after:
+        said = "a comma is missing before this"
+    else:
+        said = f"{error.msg}"
+    line = text.split("\n")[error.lineno - 1].rstrip("\r")
+    start = max(0, error.colno - 80)
+    caret = "".join("\t" if c == "\t" else " " for c in line[start : error.colno - 1])
+    return f"not valid JSON: {said}.\n  {line[start : start + 120]}\n  {caret}^"
 
 
 def _json_type(value: Any) -> str:

@@ -3,7 +3,7 @@
     python bench/extraction.py FOLDER... [--type article] [--every 2 0] [--worst 10] [--wrong FILE] [--only ours]
 
 A folder holds labelled pages in one of three forms:
-- pages next to their texts, NAME.html[.gz] and NAME.txt (tests/unit/data_prep/pages);
+- pages next to their texts, NAME.html[.gz|.zst] and NAME.txt (tests/unit/data_prep/pages);
 - github.com/scrapinghub/article-extraction-benchmark: ground-truth.json and html/ID.html.gz (181 news pages, MIT);
 - github.com/Murrough-Foley/web-content-extraction-benchmark: dev or test, with ground-truth/ID.json and html/ID.html.gz
   (1,497 and 511 pages of seven types, CC-BY-4.0); --type keeps those of one type.
@@ -25,6 +25,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import zstandard
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -49,7 +51,8 @@ def labelled(folder: Path, kind: str | None) -> Iterator[tuple[str, bytes, str]]
         for file in sorted(folder.glob("*.html*")):
             raw = file.read_bytes()
             text = folder / f"{file.name.partition('.')[0]}.txt"
-            yield file.name, gzip.decompress(raw) if file.suffix == ".gz" else raw, text.read_text("utf-8")
+            unpack = {".gz": gzip.decompress, ".zst": zstandard.decompress}.get(file.suffix, bytes)
+            yield file.name, unpack(raw), text.read_text("utf-8")
 
 
 def ours(raw: bytes) -> str:

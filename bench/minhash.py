@@ -1,11 +1,11 @@
 """Near-duplicate removal: ours and datatrove's four MinHash stages on the same documents; time, recall and precision.
 
-    python bench/minhash.py FILE... [--documents 8000] [--rounds 5] [--workers 1 2] [--output table.json] 2> log
+    python bench/minhash.py FILE... [--megabytes 40] [--documents 8000] [--rounds 5] [--workers 1 2] [--output table.json]
 
-FILE: .txt, or .jsonl with the text under "text". The texts are cut into documents of 30 to 3000 words. Half of the documents of
-the corpus are originals; the others are copies of an original with words replaced, sentences removed, or sentences of another
-text put in, so that similarities spread over 0.5 to 1. All ways read the same four parts and write kept and dropped documents;
-start-up of their processes is included. Rounds take turns.
+FILE: .txt or .jsonl(.zst), without repetition (bench/unique_text.py). The texts are cut into documents of 30 to 3000 words.
+Half of the documents of the corpus are originals; the others are copies of an original with words replaced, sentences removed,
+or sentences of another text put in, so that similarities spread over 0.5 to 1. All ways read the same four parts and write kept
+and dropped documents; start-up of their processes is included. Rounds take turns.
 
 The truth is brute force: the Jaccard similarity of the sets of word 5-grams (lower case, runs of letters and digits) of all
 pairs. Recall: of the pairs with similarity of 0.8 or more, those that end in one cluster. Precision: of the pairs that a way
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from bench import unique_text
 from data_prep.dedup import minhash
 from data_prep.dedup.external_sort import Run, read_sorted
 from data_prep.document import Document, read_records, write_documents
@@ -45,14 +46,10 @@ PARTS, THRESHOLD = 4, 0.8
 Links = set[tuple[int, int]]
 
 
-def cut(files: list[Path], rng: random.Random) -> list[str]:
+def cut(files: list[Path], megabytes: float, rng: random.Random) -> list[str]:
     """Documents of 30 to 3000 words (even in the logarithm), as they stand in the texts."""
-    texts = []
-    for file in files:
-        lines = file.read_text(encoding="utf-8", errors="replace")
-        texts += [json.loads(line)["text"] for line in lines.splitlines()] if file.suffix == ".jsonl" else [lines]
     found = []
-    for text in texts:
+    for text in unique_text.take(files, megabytes):
         words, place = re.findall(r"\S+\s*", text), 0
         while len(words) - place >= 30:
             size = round(math.exp(rng.uniform(math.log(30), math.log(3000))))
@@ -80,15 +77,14 @@ def edit(text: str, similarity: float, foreign: str, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def make_corpus(files: list[Path], count: int, seed: int) -> list[str]:
-    """`count` documents, half of them edited copies; originals that the files lack are others with the words shuffled."""
+def make_corpus(files: list[Path], megabytes: float, count: int, seed: int) -> list[str]:
+    """`count` documents, half of them edited copies of others."""
     rng = random.Random(seed)
-    found = cut(files, rng)
-    originals = list(found)
-    while len(originals) < count // 2:
-        sentences = re.split(r"(?<=[.!?])\s+", found[rng.randrange(len(found))])
-        words = [" ".join(rng.sample(sentence.split(), len(sentence.split()))) for sentence in sentences]
-        originals.append(" ".join(words))
+    originals = cut(files, megabytes, rng)
+    if len(originals) < count // 2:
+        raise SystemExit(
+            f"{len(originals):,} documents in the files, {count // 2:,} are wanted: name more, or more --megabytes"
+        )
     texts = rng.sample(originals, count // 2)
     texts += [edit(rng.choice(texts), rng.uniform(0.5, 1), rng.choice(originals), rng) for _ in range(count - len(texts))]
     texts = [text if text.strip() else "nothing" for text in texts]  # datatrove skips empty ones, which would shift its numbers
@@ -228,13 +224,14 @@ def rounds_of(work: Path, workers: int, rounds: int) -> Iterator[tuple[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--megabytes", type=float, default=40, help="of unique text from which originals are drawn")
     parser.add_argument("--documents", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    texts = make_corpus(arguments.files, arguments.documents, arguments.seed)
+    texts = make_corpus(arguments.files, arguments.megabytes, arguments.documents, arguments.seed)
     truth = similar_pairs(texts)
     table: dict = {"documents": len(texts), "megabytes": sum(len(text.encode()) for text in texts) / 1e6}
     print(f"{len(texts):,} documents, {table['megabytes']:.1f} MB", file=sys.stderr)

@@ -38,7 +38,7 @@ MATHS = re.compile(
 OWN = re.compile(r"\\(?:newcommand|renewcommand|providecommand|DeclareMathOperator|DeclareRobustCommand)\*?\s*\{?\\([A-Za-z]+)"
                  r"|\\(?:def|let|gdef)\s*\\([A-Za-z]+)")  # fmt: skip
 COMMANDS = re.compile(
-    r"\\(?:[a-zA-Z]*cite[a-zA-Z]*|[a-zA-Z]*ref|label|includegraphics|bibliography\w*|input|include|begin|end|usepackage|documentclass|"
+    r"\\(?:[a-zA-Z]*cite[a-zA-Z]*|[a-zA-Z]*ref|label|includegraphics|epsfig|psfig|plotone|plottwo|bibliography\w*|input|include|begin|end|usepackage|documentclass|"
     r"vspace|hspace|setlength|author|affiliation|affil|email|thanks|address|href|url|resizebox|graphicspath|cmidrule|cline|color|"
     r"multicolumn|institute|orcid|keywords|date|index|hypersetup|textcolor|input)\*?(?:\s*\[[^\]]*\])*(?:\s*\{[^{}]*\})*"
 )

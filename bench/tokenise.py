@@ -1,9 +1,12 @@
 """Tokens per second from cleaned documents to shards on disk: ours, datatrove's and Megatron's ways, and the bare tokenizers.
 
-    python bench/tokenise.py --tokenizer TOKENIZER.json FILE.txt... [--megabytes 64] [--rounds 5] [--workers 1 2]
+    python bench/tokenise.py --tokenizer TOKENIZER.json FILE... [--megabytes 200] [--rounds 5] [--workers 1 2] [--ways moenda]
 
-The texts of the files are cut into documents of about 4 kB and written once as ours (.jsonl.zst) and theirs (.jsonl). In each
-round every way works through all of it, start-up of its processes included but for the bare tokenizers. Megatron's way is
+FILE: .txt or .jsonl(.zst); they must hold the size wanted without repetition (bench/unique_text.py), as the engine remembers
+every word that it has met. The texts are cut into documents of about 4 kB and written once as ours (.jsonl.zst) and theirs
+(.jsonl). In each round every way works through all of it in processes that have seen none of it, their start-up included but
+for the bare tokenizers: of the bare engine the first tenth is the cold rate and the last the one of the long run. Megatron's
+way is
 that of its tools/preprocess_data.py: a pool encodes lines with Hugging Face's tokenizer, IndexedDatasetBuilder writes.
 The ids of our shards are compared with Hugging Face's on every 50th document.
 """
@@ -18,6 +21,8 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from tokenizers import Tokenizer
 
+from bench import unique_text
 from data_prep import stage, tokenise, tokenizer
 from data_prep.document import Document, write_documents
 from data_prep.fast_tokenizer import FastEncoder
@@ -36,17 +42,22 @@ PARTS = 4
 
 
 def documents(files: list[Path], megabytes: int) -> list[str]:
-    """Documents of about 4 kB; what is missing to the size wanted is filled with the same texts, their words shuffled, so that
-    no cache of a tokenizer meets a document twice."""
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
-    found = [text[i : i + DOCUMENT_CHARACTERS] for text in texts for i in range(0, len(text), DOCUMENT_CHARACTERS)]
-    rng, size, out = np.random.default_rng(0), 0, []
-    while size < megabytes << 20:
-        for text in found:
-            words = text.split(" ")
-            out.append(text if size < sum(map(len, found)) else " ".join(words[i] for i in rng.permutation(len(words))))
-            size += len(text)
-    return out
+    """Documents of about 4 kB of unique text."""
+    texts = unique_text.take(files, megabytes)
+    return [text[i : i + DOCUMENT_CHARACTERS] for text in texts for i in range(0, len(text), DOCUMENT_CHARACTERS)]
+
+
+def bare_engine(folder: Path, texts: list[str]) -> list[float]:
+    """Seconds of the bare engine for each tenth of the texts, in a process that has seen none of them."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_tenths, folder, [text.encode() for text in texts]).result()
+
+
+def _tenths(folder: Path, raw: list[bytes]) -> list[float]:
+    definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    fast = FastEncoder(definition, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    bounds = [len(raw) * tenth // 10 for tenth in range(11)]
+    return [seconds(bare, fast.encode, raw[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def ours(work: Path, folder: Path, workers: int) -> None:
@@ -122,9 +133,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--megabytes", type=int, default=64)
+    parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     options = parser.parse_args()
     texts = documents(options.files, options.megabytes)
     with tempfile.TemporaryDirectory() as place:
@@ -146,34 +158,40 @@ def main() -> None:
 def run(work: Path, texts: list[str], options: argparse.Namespace) -> None:
     slow = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
     slow.encode_special_tokens = True
-    fast = FastEncoder(work / "tokenizer" / "tokenizer.json", slow)
-    out, times, raw = work / "out", {}, [text.encode() for text in texts]
-    for round_number in range(options.rounds):
+    out, times, tokens = work / "out", {}, 0
+    tenth = texts[: len(texts) // 10]
+    for _ in range(options.rounds):
+        tenths = bare_engine(work / "tokenizer", texts)
         rows = [
-            ("gigatoken, bare, 1 core", seconds(bare, fast.encode, raw)),
+            ("gigatoken, bare, 1 core", sum(tenths)),
+            ("  its first tenth, cold", 10 * tenths[0]),
+            ("  its last tenth", 10 * tenths[-1]),
             (
                 "HF tokenizers, bare, 1 core",
-                seconds(bare, lambda t: slow.encode_batch_fast(t, add_special_tokens=False), texts),
+                10 * seconds(bare, lambda t: slow.encode_batch_fast(t, add_special_tokens=False), tenth),
             ),
         ]
         for workers in options.workers:
-            for name, way in (("moenda", ours), ("datatrove", datatrove), ("Megatron", megatron)):
+            for name in options.ways:
                 shutil.rmtree(out, ignore_errors=True)
-                rows.append((f"{name}, {workers} workers", seconds(way, work, out / name, workers)))
-                if name == "moenda" and not round_number:
+                rows.append((f"{name}, {workers} workers", seconds(WAYS[name], work, out / name, workers)))
+                if name == "moenda" and not tokens:
                     tokens = prove(TokenShards.open(out / name / "train"), slow, texts)
         for name, value in rows:
             times.setdefault(name, []).append(value)
-    print(f"\n{len(texts):,} documents, {tokens:,} tokens, medians of {options.rounds}")
+    print(f"\n{len(texts):,} documents, {tokens:,} tokens, medians of {options.rounds}; one tenth of the text for HF, bare")
     for name, values in times.items():
         rates = tokens / np.array(values) / 1e6
         print(f"{name:<30}{np.median(rates):8.2f} M tokens/s   ({rates.min():.2f} to {rates.max():.2f})")
     for workers in options.workers:
         mine = np.median(times[f"moenda, {workers} workers"])
-        ratios = {name: np.median(times[f"{name}, {workers} workers"]) / mine for name in ("datatrove", "Megatron")}
+        ratios = {name: np.median(times[f"{name}, {workers} workers"]) / mine for name in options.ways if name != "moenda"}
         print(f"{workers} workers: " + ", ".join(f"{ratio:.1f} x {name}" for name, ratio in ratios.items()))
-    bare_share = np.median(times["gigatoken, bare, 1 core"]) / np.median(times["moenda, 1 workers"])
-    print(f"1 worker reaches {bare_share:.0%} of the bare fast tokenizer")
+    share = np.median(times["gigatoken, bare, 1 core"]) / np.median(times[f"moenda, {options.workers[0]} workers"])
+    print(f"{options.workers[0]} workers reach {share:.0%} of the bare fast tokenizer on one core")
+
+
+WAYS = {"moenda": ours, "datatrove": datatrove, "Megatron": megatron}
 
 
 def prove(shards: TokenShards, slow: Tokenizer, texts: list[str]) -> int:

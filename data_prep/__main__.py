@@ -104,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--rebuild", action="store_true", help="replace shards that were made of another source")
     convert.set_defaults(run_command=_convert)
 
+    checked = commands.add_parser("check", help="see in seconds whether a recipe can be built, and from how many files")
+    checked.add_argument("recipe", type=Path)
+    checked.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe")
+    checked.set_defaults(run_command=_check)
+
     schema = commands.add_parser("schema", help="write the JSON Schema of recipes")
     schema.add_argument("file", type=Path, nargs="?", default=Path("data_prep/recipes/recipe.schema.json"))
     schema.set_defaults(run_command=_schema)
@@ -139,6 +144,13 @@ def _build(options: argparse.Namespace, others: Ranks | None) -> int:
         summary = corpus.run(build, runner)
     print(corpus.describe(summary))
     return SET_ASIDE if summary["set_aside_count"] else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from data_prep import check, recipe
+
+    print(check.describe(check.inputs(recipe.load(options.recipe, options.set))))
+    return 0
 
 
 def _peek(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from data_prep.document import Document, Drop, read_documents
 from data_prep.filters import FILTERS
 from data_prep.recipe import Build, Filter
 from data_prep.sift import sift
+from data_prep.sources.files import describe
 from data_prep.stage import Parts, Runner, Task
 
 Judge = Callable[[Document, Any], Document | Drop]
@@ -39,10 +40,23 @@ def judge(document: Document, steps: list[Filter]) -> tuple[str, Document, Drop 
     for step in steps:
         if step.only_sources is not None and document.source not in step.only_sources:
             continue
-        verdict = FILTERS[step.type](document, step)
+        verdict = _verdict(document, step)
         if isinstance(verdict, Drop):
             return step.type, document, verdict
         document = verdict
         if not document.text.strip():
             return step.type, document, Drop("no text left")
     return "", document, None
+
+
+def _verdict(document: Document, step: Filter) -> Document | Drop:
+    """A filter's verdict; one that fails over what a document holds costs that document alone.
+
+    What is no fault of a document goes up: memory, files and packages that are missing would fail for every one.
+    """
+    try:
+        return FILTERS[step.type](document, step)
+    except (MemoryError, OSError, ImportError):
+        raise
+    except Exception as error:  # filters meet other people's text, and libraries beneath them raise anything
+        return Drop("failed", describe(error))

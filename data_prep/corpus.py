@@ -6,16 +6,19 @@ import fcntl
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from tqdm import tqdm
 
-from data_prep import clean, extract, holdout, packing, report, stage, survey, tokenise, tokenizer
+from data_prep import check, clean, extract, holdout, losses, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
+from data_prep.long_text import LongText
 from data_prep.recipe import Build
 from data_prep.shards import TokenShards, write_manifest
 from data_prep.shards.format import VERSION as SHARD_VERSION
@@ -34,19 +37,23 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
     Raises ValueError (ConfigError, StageError, CorpusError, TokenizerError) for what the user has to change.
     """
     out, recipe = build.output, build.recipe
+    check.before_the_first_stage(build)
     with _only_one(out):
         extracted = extract.run(build, runner, out / "1-extract")
         _require_documents(extracted)
         cleaned = clean.run(build, runner, out / "2-clean", extracted)
         _require_kept(cleaned.results, "the filters", out / "2-clean")
+        for alarm in losses.alarms(_counts(r["documents"] for r in extracted.results), losses.by_source(cleaned.results)):
+            tqdm.write(f"moenda: {alarm}. Look at some: python -m data_prep peek {out / '2-clean'}", file=sys.stderr)
         unique, sifted = _deduplicate(build, runner, cleaned)
         _require_kept(unique.results, "deduplication", out / "3-dedup")
-        _tokenizer(build, runner, unique)
+        cut_words = _tokenizer(build, runner, unique)
         shards = _shards(build, runner, unique)
         _plans(build, runner, shards)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
         surveyed = survey.run(runner, out / "survey", unique)
         summary = _summary(build, extracted, [cleaned, *sifted], shards) | {"survey": surveyed}
+        summary["tokenizer"]["cut_words"] = cut_words
         report.write(out / "report.html", summary)
     return summary
 
@@ -99,7 +106,8 @@ def _require_documents(extracted: list[dict[str, Any]]) -> None:
     )
 
 
-def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
+def _tokenizer(build: Build, runner: Runner, unique: Parts) -> int:
+    """Train or adopt the tokenizer; returns how many long words were cut for training."""
     section, folder = build.recipe.tokenizer, build.output / "tokenizer"
     settings: dict[str, Any] = section.model_dump(mode="json", exclude={"path", "sample_megabytes"})
     if section.path:
@@ -111,28 +119,30 @@ def _tokenizer(build: Build, runner: Runner, unique: Parts) -> None:
         share = min(1.0, section.sample_megabytes * 2**20 / max(1, total))
         settings |= {"input": unique.fingerprint, "share": share, "seed": build.recipe.seed}
         argument = (unique.files, section.vocab_size, section.eod_token, share, build.recipe.seed)
-    runner.run(folder / ".stage", "tokenizer", settings, [Task("tokenizer", 1, argument)], _tokenizer_work)
+    tasks = [Task("tokenizer", 1, argument)]
+    (result,) = runner.run(folder / ".stage", "tokenizer", settings, tasks, _tokenizer_work)
+    return result.get("cut_words", 0)  # of a build that goes on from an older moenda's, there is no count
 
 
 def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
     # trained beside and then moved: a tokenizer folder with a half-written file would look finished
-    scratch = folder / "scratch"
+    scratch, cut_words = folder / "scratch", 0
     shutil.rmtree(scratch, ignore_errors=True)
     if len(task.arguments) == 2:
         tokenizer.adopt(*task.arguments, folder=scratch)
     else:
         parts, vocab_size, eod_token, share, seed = task.arguments
-        tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
+        cut_words = tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
     names = [path.name for path in sorted(scratch.iterdir())]
     for name in names:
         os.replace(scratch / name, folder.parent / name)
     scratch.rmdir()
-    return {"outputs": [f"../{name}" for name in names]}
+    return {"outputs": [f"../{name}" for name in names], "cut_words": cut_words}
 
 
-def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str]:
+def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str | LongText]:
     for part in parts:
-        for document in read_documents(part):
+        for document in read_documents(part, long_texts=True):
             if share >= 1 or holdout.holdout_key(document.id, seed + 1) < share * 2**64:
                 yield document.text
 
@@ -212,6 +222,7 @@ def _summary(
         "extracted": sum(sum(result["documents"].values()) for result in extracted.results),
         "extracted_from": _counts(result["documents"] for result in extracted.results),
         "dropped": dropped,
+        "dropped_from": losses.by_source(result for parts in [extracted, *sifted] for result in parts.results),
         "drop_samples": samples,
         "set_aside": [entry for result in extracted.results for entry in result["set_aside"]],
         "set_aside_count": sum(result["set_aside_count"] for result in extracted.results),
@@ -271,14 +282,24 @@ def describe(summary: dict[str, Any]) -> str:
     out, lines = summary["output"], []
     lines.append(f"documents   {summary['extracted']:,} read, {sum(summary['dropped'].values()):,} dropped")
     lines += [f"            {count:,} {reason}" for reason, count in sorted(summary["dropped"].items())]
+    read = summary["extracted_from"]
+    for source, count in read.items():
+        gone = sum(
+            count for reason, count in summary["dropped_from"].get(source, {}).items() if not reason.startswith("extract:")
+        )
+        lines.append(f"source      {source}: {count:,} read, {gone:,} dropped ({gone / max(1, count):.1%})")
+    lines += [f"TAKES MUCH  {alarm}" for alarm in losses.alarms(read, summary["dropped_from"])]
     lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
+    if cut := summary["tokenizer"]["cut_words"]:
+        limit = tokenizer.MAX_WORD_BYTES
+        lines.append(f"            {cut:,} words of more than {limit} bytes were cut to that for training alone")
     lines.append(f"report      {out}/report.html")
     if summary["set_aside_count"]:
         lines.append(f"SET ASIDE   {summary['set_aside_count']:,} inputs could not be read:")
-        lines += [f"            {entry['where']}: {entry['reason']}" for entry in summary["set_aside"][:10]]
+        lines += [f"            {line}" for line in losses.set_aside_lines(summary["set_aside"], summary["set_aside_count"])]
     lines.append(
         f'next        set data.train to "{out}/shards/train" in a run file, then: deepspeed trainer/train.py --config FILE'
     )

@@ -68,6 +68,8 @@ class _Tally:
         self.text_bytes: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.passed_over: dict[str, Counter[str]] = {}
+        self.facts: dict[str, dict[str, Counter[str]]] = {}
+        self.notes: dict[str, str] = {}
         self.set_aside: list[dict[str, str]] = []
         self.set_aside_count = 0
         self.try_again = False
@@ -87,7 +89,18 @@ class _Tally:
             else:
                 self.documents[item.source] += 1
                 self.text_bytes[item.source] += utf8_bytes(item.text)
+                self._count_facts(item)
                 yield item
+
+    def _count_facts(self, document: Document) -> None:
+        """Count how each well-known fact is known; the first licence of a file that is not understood is told."""
+        of_source = self.facts.setdefault(document.source, {})
+        known = metadata.facts(document.metadata)
+        for fact, how in known.items():
+            of_source.setdefault(fact, Counter())[how] += 1
+        where = document.id.partition("#")[0]
+        if known["licence"] == "not understood" and len(self.notes) < LISTED:
+            self.notes.setdefault(where, f"licence not understood, kept as its own text: {document.metadata['licence'][:100]}")
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -95,6 +108,8 @@ class _Tally:
             "text_bytes": dict(self.text_bytes),
             "dropped": {"extract: empty text": dict(self.dropped)} if self.dropped else {},
             "passed_over": {source: dict(kinds) for source, kinds in self.passed_over.items()},
+            "facts": {source: {fact: dict(hows) for fact, hows in of.items()} for source, of in self.facts.items()},
+            "notes": [{"where": where, "note": note} for where, note in self.notes.items()],
             "set_aside": self.set_aside,
             "set_aside_count": self.set_aside_count,
             "try_again": self.try_again,

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -48,6 +48,7 @@ PROBES = [
 """Texts on which tokenizers are known to differ; the tokenizer's own tokens and a user's own texts are compared besides."""
 
 VOCABULARY_PROBES, ADDED_PROBES = 2000, 256
+SLOW_BYTES = 1 << 20
 CACHE_BYTES = 1 << 30
 """Growth of the process at which gigatoken is opened anew: version 0.10 remembers every word that it ever met."""
 _KNOWN_PLANES = (range(0x40000), range(0xE0000, 0xE1000), range(0xF0000, 0x110000))
@@ -60,15 +61,14 @@ class EngineDiffers(Exception):
 class FastEncoder:
     """Encodes batches with gigatoken, on the calling thread alone: worker processes are the parallelism."""
 
-    def __init__(self, file: Path, slow: Tokenizer):
+    def __init__(self, definition: dict[str, Any], slow: Tokenizer):
         """Raises ValueError or ImportError when the tokenizer, or the machine, is none that gigatoken knows.
 
-        `slow`: the same tokenizer, as Hugging Face's library reads it.
+        `definition`: the content of a tokenizer.json; `slow`: the same, as Hugging Face's library reads it.
         """
-        definition = json.loads(file.read_text(encoding="utf-8"))
         # special tokens are left out: a document that spells one is to be read as text
-        definition["added_tokens"] = [token for token in definition.get("added_tokens", []) if not token["special"]]
-        definition["post_processor"] = None
+        added = [token for token in definition.get("added_tokens") or [] if not token["special"]]
+        definition = {**definition, "added_tokens": added, "post_processor": None}
         self._definition = json.dumps(definition).encode()
         self._slow, self._uncertain = slow, _uncertain(slow.normalizer is not None)
         self._open()
@@ -84,12 +84,11 @@ class FastEncoder:
         left = self._left_to_slow(texts)
         if not left:
             return self._encode(texts)
-        slow = self._slow.encode_batch_fast([texts[index].decode() for index in left], add_special_tokens=False)
+        inserted = encode_slowly(self._slow, [texts[index] for index in left])
         ids, offsets = self._encode([b"" if index in left else text for index, text in enumerate(texts)])
         lengths = np.diff(offsets)
-        lengths[list(left)] = [len(encoding) for encoding in slow]
+        lengths[list(left)] = [len(found) for found in inserted]
         pieces = np.split(ids, offsets[list(left)])  # left texts are empty: the pieces are what stands between them
-        inserted = [np.array(encoding.ids, np.uint32) for encoding in slow]
         joined = [pieces[0], *(part for pair in zip(inserted, pieces[1:], strict=True) for part in pair)]
         return np.concatenate(joined), np.concatenate([[0], np.cumsum(lengths)])
 
@@ -181,10 +180,23 @@ def _resident_bytes() -> int:
         return 0
 
 
-def open_fast(file: Path, slow: Tokenizer) -> tuple[FastEncoder | None, str]:
+def encode_slowly(slow: Tokenizer, texts: list[bytes]) -> list[np.ndarray]:
+    """uint32 ids of each text by Hugging Face's tokenizer, which takes 130 bytes a byte of text: about SLOW_BYTES at once."""
+    found: list[np.ndarray] = []
+    start = size = 0
+    for place, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= SLOW_BYTES or place == len(texts):
+            some = [text.decode() for text in texts[start:place]]
+            found += [np.array(e.ids, np.uint32) for e in slow.encode_batch_fast(some, add_special_tokens=False)]
+            start, size = place, 0
+    return found
+
+
+def open_fast(definition: dict[str, Any], slow: Tokenizer) -> tuple[FastEncoder | None, str]:
     """(encoder, "") when it agrees with `slow` on the probes, else (None, why not)."""
     try:
-        fast = FastEncoder(file, slow)
+        fast = FastEncoder(definition, slow)
     except ImportError as error:
         return None, f"gigatoken cannot be loaded: {error}"
     except Exception as error:  # its loader raises of its own kinds for tokenizers it does not know
@@ -211,11 +223,12 @@ def _own_probes(slow: Tokenizer) -> Iterator[str]:
 
 def first_difference(fast: FastEncoder, slow: Tokenizer, texts: list[str]) -> str | None:
     """Which of the texts the two encode differently, and how; None when there is none."""
-    ids, offsets = fast.encode([text.encode("utf-8", "replace") for text in texts])
-    for index, encoding in enumerate(slow.encode_batch_fast(texts, add_special_tokens=False)):
-        found = ids[offsets[index] : offsets[index + 1]].tolist()
-        if found != encoding.ids:
-            return _explain(texts[index], found, encoding.ids)
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    ids, offsets = fast.encode(encoded)
+    for index, expected in enumerate(encode_slowly(slow, encoded)):
+        found = ids[offsets[index] : offsets[index + 1]]
+        if not np.array_equal(found, expected):
+            return _explain(texts[index], found.tolist(), expected.tolist())
     return None
 
 

@@ -90,16 +90,19 @@ class LongText:
         return found
 
 
-def pieces(text: str | LongText) -> Iterator[str]:
-    """The text in pieces: a short one whole, a long one about a million characters at a time, cut as LongText is."""
+def pieces(text: str | LongText, size: int = 0) -> Iterator[str]:
+    """The text in pieces: a short one whole, a long one about a million characters at a time, cut as LongText is.
+
+    `size`: characters of the pieces of a str, in place of a million."""
+    size = size or PIECE_BYTES
     if isinstance(text, LongText):
         yield from text.pieces()
-    elif len(text) <= PIECE_BYTES:
+    elif len(text) <= size:
         yield text
     else:
         start = 0
         while start < len(text):
-            stop = start + PIECE_BYTES
+            stop = start + size
             if stop < len(text):
                 near = text[stop : stop + _NEAR]
                 place = next(iter(re.finditer(r"(?<=\S)[ \t\r\n]", near)), None)

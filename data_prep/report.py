@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_prep import packing
+from data_prep import losses, packing
 from data_prep.shards import TokenShards
 from data_prep.stage import partial_name
 
@@ -36,8 +36,8 @@ def write(path: Path, summary: dict[str, Any]) -> None:
     """Write the page for a corpus, from the summary of its build and the histories beside its shards."""
     sections = [
         _headline(summary),
-        _set_aside(summary),
         _sources(summary),
+        _set_aside(summary),
         _lengths(summary),
         _languages(summary),
         _rights(summary),
@@ -78,10 +78,13 @@ def _headline(summary: dict[str, Any]) -> str:
 def _set_aside(summary: dict[str, Any]) -> str:
     if not summary["set_aside_count"]:
         return ""
-    rows = [(escape(entry["where"]), escape(entry["reason"])) for entry in summary["set_aside"][:50]]
+    rows = []
+    for reason, places in losses.group_set_aside(summary["set_aside"])[:50]:
+        more = f"<br>and {len(places) - 3:,} more" if len(places) > 3 else ""
+        rows.append((escape(reason), f"{len(places):,}", "<br>".join(escape(place) for place in places[:3]) + more))
     return (
         f"<h2>Set aside</h2><p class=warn>{summary['set_aside_count']:,} inputs could not be read; the rest went on.</p>"
-        + _table(("input", "reason"), rows)
+        + _table(("reason", "inputs", "the first of them"), rows, numbers=(1,))
     )
 
 
@@ -143,15 +146,17 @@ def _lengths(summary: dict[str, Any]) -> str:
 def _drops(summary: dict[str, Any]) -> str:
     if not summary["dropped"]:
         return "<h2>Dropped</h2><p>Nothing was dropped.</p>"
-    rows = [(escape(reason), f"{count:,}") for reason, count in sorted(summary["dropped"].items())]
+    lost = losses.table(summary["extracted_from"], summary["dropped_from"])
+    rows = [(escape(source), escape(reason), f"{count:,}", f"{share:.1%}") for source, reason, count, share in lost]
     samples = "".join(
         f"<p class=sample><b>{escape(reason)}</b> <code>{escape(s['id'])}</code> {escape(s['detail'])}<br>"
         f"{escape(s['text'])}</p>"
         for reason, shown in sorted(summary["drop_samples"].items())
         for s in shown
     )
+    head = ("source", "reason", "documents", "share of those read")
     where = "Every dropped document is kept beside its part, in <code>*.dropped.jsonl.zst</code>, with its reason."
-    return f"<h2>Dropped</h2>{_table(('reason', 'documents'), rows, numbers=(1,))}<p>{where}</p>{samples}"
+    return f"<h2>Dropped</h2>{_table(head, rows, numbers=(2, 3))}<p>{where}</p>{samples}"
 
 
 def _languages(summary: dict[str, Any]) -> str:

@@ -26,8 +26,14 @@ GROUPS = {
     "Europe": "europe|european|europeans|france|french|germany|german|britain|british|english",
     "Latin America": "latin america|mexico|mexican|brazil|brazilian|argentina|colombia",
     "North America": "american|americans|united states|canada|canadian",
-    "LGBT": "gay|lesbian|bisexual|transgender|lgbt|lgbtq|queer",
-    "disability": "disabled|disability|disabilities|wheelchair|deaf|blind|autism|autistic",
+    # "gay" and "queer" alone meant merry and odd until the 1950s: only in phrases
+    "LGBT": "gays|gay (?:and|or) lesbian|lesbian (?:and|or) gay|gay (?:men|man|people|rights|marriage|couples?|community|pride)"
+    "|(?:openly|is|are|being|was) gay(?= *[.,;]| because| in)|lesbians?|bisexuals?|transgender|transsexuals?|homosexuals?"
+    "|homosexuality|lgbt|lgbtq|lgbtqia|lgbtq\\+|queer (?:people|theory|community|studies)",
+    # "blind" and "deaf" are used of faith, love and ears that will not hear
+    "disability": "disabled (?:people|persons?|children|veterans|man|woman)|disability|disabilities|wheelchairs?|deafness"
+    "|deaf (?:people|persons?|children|community|man|woman)|blindness|blind (?:people|persons?|children|man|men|woman|girl|boy)"
+    "|(?:the|born|went|was|is|became) (?:blind|deaf)(?= *[.,;]| and)|autism|autistic",
     "old age": "elderly|old age|pensioner|pensioners|senior citizens",
 }
 TOPICS = {
@@ -115,9 +121,17 @@ def work(task: Task, folder: Path) -> dict[str, Any]:
     return {"outputs": [f"{task.name}.json"], **result}
 
 
+def _language(metadata: dict[str, Any]) -> str:
+    """Return the language found in the text, else the one declared, else why there is none."""
+    found = metadata.get("language_found") or metadata.get("language")
+    if found == "und":
+        return "no words to judge"
+    return str(found or "not declared, and no language filter in the recipe looked")
+
+
 def _count_metadata(document: Document, counts: dict[str, Counter]) -> None:
     metadata = document.metadata
-    counts["language"][str(metadata.get("language") or "not identified")] += 1
+    counts["language"][_language(metadata)] += 1
     counts["licence"][str(metadata.get("licence") or "unknown")] += 1
     url = metadata.get("url")
     try:

@@ -24,6 +24,7 @@ import xxhash
 from data_prep.document import read_records
 from data_prep.fast_tokenizer import EngineDiffers
 from data_prep.holdout import Holdout
+from data_prep.long_text import LongText
 from data_prep.shards import ShardWriter
 from data_prep.shards.documents import SHARD_KEY
 from data_prep.stage import Task, partial_name
@@ -71,6 +72,7 @@ def _open_tokenizer(folder: Path, checksum: str) -> CorpusTokenizer:
 def _tokenise(
     name: str, part: Path, folder: Path, tokenizer: CorpusTokenizer, tokens_per_shard: int, holdout: Holdout
 ) -> dict[str, Any]:
+    forced_before = tokenizer.forced_cuts
     with ExitStack() as stack:
         outputs = {
             split: stack.enter_context(ShardSequence(folder / split, name, tokenizer, tokens_per_shard)) for split in SPLITS
@@ -79,14 +81,19 @@ def _tokenise(
         for number, (records, texts) in enumerate(_ahead(_batches(part))):
             if number % CHECK_EVERY == 0:
                 tokenizer.check(texts[:CHECKED])
-            ids, offsets = tokenizer.encode_batch(texts)
             splits = [holdout.split(record["id"]) for record in records]
+            if isinstance(texts[0], LongText):  # is alone
+                behind.wait()
+                outputs[splits[0]].add_long(records[0], len(texts[0].data), tokenizer.encode_long(texts[0]))
+                continue
+            ids, offsets = tokenizer.encode_batch(texts)
             behind.submit(_add, outputs, splits, records, [len(text) for text in texts], ids, offsets)
     return {
         "outputs": [name for output in outputs.values() for name in output.files],
         "shards": {split: output.shards for split, output in outputs.items()},
         "sources": {split: output.sources for split, output in outputs.items()},
         "slow_because": tokenizer.slow_because,
+        "forced_cuts": tokenizer.forced_cuts - forced_before,
     }
 
 
@@ -105,13 +112,20 @@ def _add(
         start = stop
 
 
-def _batches(part: Path) -> Iterator[tuple[list[dict[str, Any]], list[bytes]]]:
-    """(records, their texts in UTF-8)."""
+def _batches(part: Path) -> Iterator[tuple[list[dict[str, Any]], list[bytes] | list[LongText]]]:
+    """(records, their texts in UTF-8); a long text is alone."""
     records: list[dict[str, Any]] = []
     texts: list[bytes] = []
     size = 0
-    for record in read_records(part):
-        text = record.pop("text").encode()
+    for record in read_records(part, long_texts=True):
+        text = record.pop("text")
+        if isinstance(text, LongText):
+            if records:
+                yield records, texts
+            yield [record], [text]
+            records, texts, size = [], [], 0
+            continue
+        text = text.encode()
         records.append(record)
         texts.append(text)
         size += len(text)
@@ -140,16 +154,20 @@ class _Behind:
         self._last: Future[Any] | None = None
         return self
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Call the function when the one before is done."""
+    def wait(self) -> None:
+        """Wait for the last call."""
         if self._last is not None:
             self._last.result()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call the function when the one before is done."""
+        self.wait()
         self._last = self._thread.submit(function, *arguments)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._thread.shutdown()
-        if kind is None and self._last is not None:
-            self._last.result()
+        if kind is None:
+            self.wait()
 
 
 @dataclass
@@ -186,8 +204,19 @@ class ShardSequence:
             count = min(len(records), int(np.searchsorted(filled, self.tokens_per_shard)) + 1)
             self._append(writer, records[:count], sizes[:count], ids, offsets[: count + 1])
             records, sizes, offsets = records[count:], sizes[count:], offsets[count:]
-            if writer.tokens >= self.tokens_per_shard:
-                self._close()
+            self._close_if_full(writer)
+
+    def add_long(self, record: dict[str, Any], size: int, pieces: Iterator[np.ndarray]) -> None:
+        """Append one document whose ids come in pieces, of `size` bytes of text."""
+        writer = self._writer or self._open()
+        start = writer.tokens
+        writer.add_pieces(pieces, size)
+        self._note([record], np.array([start]), np.array([writer.tokens - start]), [size])
+        self._close_if_full(writer)
+
+    def _close_if_full(self, writer: ShardWriter) -> None:
+        if writer.tokens >= self.tokens_per_shard:
+            self._close()
 
     def _append(
         self, writer: ShardWriter, records: list[dict[str, Any]], sizes: list[int], ids: np.ndarray, offsets: np.ndarray
@@ -195,6 +224,9 @@ class ShardSequence:
         tokens = np.diff(offsets) + 1
         starts = writer.tokens + np.cumsum(tokens) - tokens
         writer.add_many(ids, offsets, sum(sizes))
+        self._note(records, starts, tokens, sizes)
+
+    def _note(self, records: list[dict[str, Any]], starts: np.ndarray, tokens: np.ndarray, sizes: list[int]) -> None:
         self._history.append(_history(records, starts, tokens, sizes))
         for record, count, size in zip(records, tokens.tolist(), sizes, strict=True):
             totals = self.sources.setdefault(record["source"], {"documents": 0, "tokens": 0, "text_bytes": 0})

@@ -101,6 +101,7 @@ def test_siblings_do_not_know_each_other():
         for path in set((ROOT / "data_prep" / folder).glob("*.py")) - {ROOT / "data_prep" / folder / "__init__.py"}:
             known = {name.split(".")[2] for name in imports(path) if name.startswith(f"data_prep.{folder}.")}
             shared = {"files", "page", "signals", "site_rules", "loose_json", "wikitext", "settings", "text", "linear_text"}
+            shared |= {"fields", "file_kinds", "licences", "metadata", "tables", "text_encoding", "values"}
             shared |= {
                 "archive_frames",
                 "archive_records",
@@ -110,10 +111,18 @@ def test_siblings_do_not_know_each_other():
                 "page_facts",
                 "page_figures",
             }
-            shared |= {"raised", "template_arguments", "template_names", "template_numbers", "templates"}
-            shared |= {"unwrapping", "wikitext_tree"}
             shared |= {"latex", "latex_commands", "latex_files", "latex_macros", "latex_source", "scripts", "siunitx"}
+            shared |= {"language_codes"}
             shared |= {"article_text", "xml_reader"}
+            shared |= {
+                "raised",
+                "template_arguments",
+                "template_names",
+                "template_numbers",
+                "templates",
+                "unwrapping",
+                "wikitext_tree",
+            }
             shared |= {"evaluation_sets", "external_sort", "numbering", "ragged", "signatures", "union_find", "words"}
             assert known <= {*shared, path.stem}, path
 

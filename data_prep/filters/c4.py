@@ -10,7 +10,7 @@ from pydantic import Field
 
 from data_prep.document import Document, Drop
 from data_prep.filters.settings import FilterSettings
-from data_prep.filters.text import SENTENCE_END
+from data_prep.filters.text import SENTENCE_END, pieces
 
 _TERMINAL = (".", "?", "!", '"', "'", "”", "’", "。", "！", "？", "؟", "।")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
@@ -34,13 +34,20 @@ def apply(document: Document, settings: C4) -> Document | Drop:
     Not implemented here: the bad-words list (see the toxicity filter), three-sentence spans that occur elsewhere (see
     deduplication), langdetect at 0.99 (see the language filter).
     """
-    lower = document.text.lower()
-    if "lorem ipsum" in lower:
+    if any("lorem ipsum" in piece.lower() for piece in pieces(document.text)):
         return Drop("lorem ipsum")
-    if "{" in lower:
+    if "{" in document.text:
         return Drop("curly bracket")
-    kept = []
-    for line in document.text.split("\n"):
+    text = "\n".join(_kept_lines(piece.removesuffix("\n"), settings) for piece in pieces(document.text)).strip()
+    sentences = sum(1 for _ in SENTENCE_END.finditer(text))
+    if sentences < settings.min_sentences:
+        return Drop("too few sentences", f"{sentences} in the lines kept, at least {settings.min_sentences}")
+    return document if text == document.text else replace(document, text=text)
+
+
+def _kept_lines(text: str, settings: C4) -> str:
+    kept: list[str] = []
+    for line in text.split("\n"):
         line = _CITATION.sub("", line).strip()
         small = line.lower()
         wrong_end = settings.terminal_punctuation and (not line.endswith(_TERMINAL) or line.endswith(("...", "…")))
@@ -54,8 +61,4 @@ def apply(document: Document, settings: C4) -> Document | Drop:
             or any(phrase in small for phrase in _POLICY)
         ):
             kept.append(line)
-    text = "\n".join(kept).strip()
-    sentences = sum(1 for _ in SENTENCE_END.finditer(text))
-    if sentences < settings.min_sentences:
-        return Drop("too few sentences", f"{sentences} in the lines kept, at least {settings.min_sentences}")
-    return document if text == document.text else replace(document, text=text)
+    return "\n".join(kept)

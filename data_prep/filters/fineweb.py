@@ -6,7 +6,7 @@ from typing import Literal
 
 from data_prep.document import Document, Drop
 from data_prep.filters.settings import FilterSettings
-from data_prep.filters.text import lines, repeated
+from data_prep.filters.text import lines, pieces, repeated
 
 _STOPS = (".", "?", "!", '"', "'", "”", "’", "。", "！", "？", "…", ":", ";", "؟", "।")
 
@@ -25,17 +25,20 @@ class FineWeb(FilterSettings):
 
 def apply(document: Document, settings: FineWeb) -> Document | Drop:
     """The paper's three rules. Not implemented: the experiments on lists and on mean line length that the paper gave up."""
-    rows = lines(document.text)
-    if not rows:
+    total = ending = short = characters = size = 0
+    for piece in pieces(document.text):
+        rows = lines(piece)
+        total += len(rows)
+        ending += sum(row.endswith(_STOPS) for row in rows)
+        short += sum(len(row) <= settings.short_line for row in rows)
+        characters += repeated(rows)[1]
+        size += sum(map(len, rows))
+    if not total:
         return Drop("no lines")
-    ending = sum(row.endswith(_STOPS) for row in rows)
-    if ending <= settings.min_punctuated_lines * len(rows):
-        return Drop("few lines end in punctuation", f"{ending} of {len(rows)}")
-    short = sum(len(row) <= settings.short_line for row in rows)
-    if short > settings.max_short_lines * len(rows):
-        return Drop("mostly short lines", f"{short} of {len(rows)}")
-    _, characters = repeated(rows)
-    size = sum(map(len, rows))
+    if ending <= settings.min_punctuated_lines * total:
+        return Drop("few lines end in punctuation", f"{ending} of {total}")
+    if short > settings.max_short_lines * total:
+        return Drop("mostly short lines", f"{short} of {total}")
     if characters > settings.max_duplicate_line_characters * size:
         return Drop("repeated lines", f"{characters / size:.1%} of characters")
     return document

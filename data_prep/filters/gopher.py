@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
 
 from data_prep.document import Document, Drop
 from data_prep.filters.settings import FilterSettings
-from data_prep.filters.text import RepeatedNGrams, lines, repeated, word_counts, words
+from data_prep.filters.text import RepeatedNGrams, lines, pieces, repeated, strings, words
 
 STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
 TOP_NGRAMS = {2: 0.20, 3: 0.18, 4: 0.16}
@@ -52,60 +54,108 @@ class GopherRepetition(FilterSettings):
 def apply_quality(document: Document, settings: GopherQuality) -> Document | Drop:
     """All rules of the section "Quality filtering" of the paper. Not implemented: its safe-search and language rules."""
     text = document.text
-    tokens = words(text)
-    real = [token for token in tokens if token[0].isalnum() or token[0] == "_"]
-    count = len(real)
+    count = letters = total = 0
+    for piece in pieces(text):
+        tokens = words(piece)
+        count += int(tokens.real.sum())
+        letters += int((tokens.ends - tokens.starts)[tokens.real].sum())
+        total += len(tokens)
     if not settings.min_words <= count <= settings.max_words:
         few = count < settings.min_words
         bound = f"at least {settings.min_words}" if few else f"at most {settings.max_words}"
         return Drop("too few words" if few else "too many words", f"{count} words, {bound}")
-    mean = sum(map(len, real)) / max(1, count)
+    mean = letters / max(1, count)
     if not settings.min_mean_word_length <= mean <= settings.max_mean_word_length:
         bounds = f"{settings.min_mean_word_length} to {settings.max_mean_word_length}"
         return Drop("mean word length", f"{mean:.2f} characters, {bounds} is wanted")
-    total = max(1, len(tokens))
     hashes, ellipses = text.count("#"), text.count("...") + text.count("…")
-    if max(hashes, ellipses) > settings.max_symbol_ratio * total:
+    if max(hashes, ellipses) > settings.max_symbol_ratio * max(1, total):
         symbol = "hash signs" if hashes > ellipses else "ellipses"
         return Drop(f"too many {symbol}", f"{max(hashes, ellipses)} for {total} words")
-    rows = lines(text)
-    bullets = sum(row.startswith(("•", "-", "*", "‣", "◦")) for row in rows)
-    if bullets > settings.max_bullet_lines * len(rows):
-        return Drop("mostly bullet points", f"{bullets} of {len(rows)} lines")
-    trailing = sum(row.endswith(("...", "…")) for row in rows)
-    if trailing > settings.max_ellipsis_lines * len(rows):
-        return Drop("many lines end in an ellipsis", f"{trailing} of {len(rows)}")
-    counts = word_counts(text) if settings.punctuation_is_words else Counter(text.split())
-    alphabetic = sum(count for token, count in counts.items() if any(map(str.isalpha, token)))
-    if alphabetic < settings.min_alphabetic_words * counts.total():
-        return Drop("too few alphabetic words", f"{alphabetic} of {counts.total()}")
-    found = len(set(settings.stop_words).intersection(map(str.lower, word_counts(text))))
+    return _judge_lines(text, settings) or _judge_vocabulary(text, settings) or document
+
+
+def _judge_lines(text: str, settings: GopherQuality) -> Drop | None:
+    """Judge how lines begin and end."""
+    rows = bullets = trailing = 0
+    for piece in pieces(text):
+        rows += len(lines(piece))
+        bullets += sum(row.startswith(("•", "-", "*", "‣", "◦")) for row in lines(piece))
+        trailing += sum(row.endswith(("...", "…")) for row in lines(piece))
+    if bullets > settings.max_bullet_lines * rows:
+        return Drop("mostly bullet points", f"{bullets} of {rows} lines")
+    if trailing > settings.max_ellipsis_lines * rows:
+        return Drop("many lines end in an ellipsis", f"{trailing} of {rows}")
+    return None
+
+
+def _judge_vocabulary(text: str, settings: GopherQuality) -> Drop | None:
+    """Judge the share of words with a letter, and the number of stop words."""
+    alphabetic = total = 0
+    for piece in pieces(text):
+        counts = Counter(strings(piece) if settings.punctuation_is_words else piece.split())
+        alphabetic += sum(count for token, count in counts.items() if any(map(str.isalpha, token)))
+        total += counts.total()
+    if alphabetic < settings.min_alphabetic_words * total:
+        return Drop("too few alphabetic words", f"{alphabetic} of {total}")
+    found = 0
+    for word in dict.fromkeys(settings.stop_words):
+        if found == settings.min_stop_words:
+            return None
+        found += bool(_whole_word(word).search(text))
     if found < settings.min_stop_words:
         return Drop("too few stop words", f"{found} different ones, at least {settings.min_stop_words}")
-    return document
+    return None
+
+
+@lru_cache(maxsize=1000)
+def _whole_word(word: str) -> re.Pattern[str]:
+    """Return a pattern for one of the words that text.words() finds, in any case."""
+    return re.compile(rf"(?<!\w)(?<!\w['’.-]){re.escape(word)}(?!['’.-]?\w)", re.IGNORECASE)
 
 
 def apply_repetition(document: Document, settings: GopherRepetition) -> Document | Drop:
-    """All rules of the section "Repetition removal". Characters are those of words, without the white space between."""
-    text = document.text
-    size = max(1, len(text))
-    paragraphs = [stripped for part in text.split("\n\n") if (stripped := part.strip())]
-    for kind, items, share, characters in (
-        ("paragraphs", paragraphs, settings.max_duplicate_paragraphs, settings.max_duplicate_paragraph_characters),
-        ("lines", lines(text), settings.max_duplicate_lines, settings.max_duplicate_line_characters),
+    """All rules of the section "Repetition removal". Characters are those of words, without the white space between.
+
+    A text of more than 4 million characters is judged in pieces of that size: repetitions within a piece are counted.
+    """
+    size = max(1, len(document.text))
+    for kind, share, characters in (
+        ("paragraphs", settings.max_duplicate_paragraphs, settings.max_duplicate_paragraph_characters),
+        ("lines", settings.max_duplicate_lines, settings.max_duplicate_line_characters),
     ):
-        number, length = repeated(items)
-        if number > share * max(1, len(items)) or length > characters * size:
-            return Drop(f"repeated {kind}", f"{number} of {len(items)}, {length / size:.1%} of characters")
-    ngrams = RepeatedNGrams(words(text), max(DUPLICATE_NGRAMS))
+        total = number = length = 0
+        for piece in pieces(document.text):
+            items = lines(piece) if kind == "lines" else [part for raw in piece.split("\n\n") if (part := raw.strip())]
+            again, covered = repeated(items)
+            total, number, length = total + len(items), number + again, length + covered
+        if number > share * max(1, total) or length > characters * size:
+            return Drop(f"repeated {kind}", f"{number} of {total}, {length / size:.1%} of characters")
+    covered_by = repeated_characters(document.text)
     for n, limit in TOP_NGRAMS.items():
-        if (covered := ngrams.top_characters(n)) > limit * size:
+        if (covered := covered_by[n]) > limit * size:
             return Drop(f"one {n}-gram again and again", f"{covered / size:.1%} of characters, at most {limit:.0%}")
-    # a document without repeated 5-grams has no longer ones either
     for n, limit in DUPLICATE_NGRAMS.items():
-        covered = ngrams.duplicate_characters(n)
-        if covered > limit * size:
+        if (covered := covered_by[n]) > limit * size:
             return Drop(f"repeated {n}-grams", f"{covered / size:.1%} of characters, at most {limit:.0%}")
-        if not covered:
-            break
     return document
+
+
+def repeated_characters(text: str) -> Counter[int]:
+    """Return n -> characters: of the most frequent n-gram for n of TOP_NGRAMS, of repeated ones for n of DUPLICATE_NGRAMS.
+
+    0 where none can reach the limits: no n-gram is more frequent than 2-grams, and longer ones cover no more than shorter ones.
+    """
+    covered_by: Counter[int] = Counter()
+    for piece in pieces(text):
+        tokens = words(piece)
+        ngrams = RepeatedNGrams(tokens.keys, tokens.ends - tokens.starts)
+        if not ngrams.cannot_reach(min(TOP_NGRAMS.values()), len(piece), max(TOP_NGRAMS)):
+            for n in TOP_NGRAMS:
+                covered_by[n] += ngrams.top_characters(n)
+        for n in DUPLICATE_NGRAMS:
+            covered = ngrams.duplicate_characters(n)
+            covered_by[n] += covered
+            if covered <= min(DUPLICATE_NGRAMS.values()) * len(piece):
+                break
+    return covered_by

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import phonenumbers
@@ -24,6 +26,7 @@ from stdnum.us import ssn
 
 from data_prep.document import Document, Drop
 from data_prep.filters.settings import FilterSettings
+from data_prep.filters.text import pieces
 
 Kind = Literal["email", "ip", "card", "iban", "national_id", "phone"]
 KINDS: tuple[Kind, ...] = ("email", "card", "iban", "national_id", "ip", "phone")
@@ -58,14 +61,18 @@ class Found:
 
 def apply(document: Document, settings: PersonalData) -> Document | Drop:
     """Not implemented: names, postal addresses, birth dates, and whatever needs understanding; numbers written in words."""
-    found = find(document.text, settings)
-    if not found:
+    counts: Counter[str] = Counter()
+    masked = []
+    for piece in pieces(document.text):
+        found = find(piece, settings)
+        counts.update(item.kind for item in found)
+        masked.append(mask(piece, found) if found and settings.action == "mask" else piece)
+    if not counts:
         return document
-    if settings.drop_above is not None and len(found) > settings.drop_above:
-        return Drop("personal data", f"{len(found)} findings, at most {settings.drop_above}")
-    metadata = {**document.metadata, "personal_data": dict(sorted(Counter(item.kind for item in found).items()))}
-    text = mask(document.text, found) if settings.action == "mask" else document.text
-    return replace(document, text=text, metadata=metadata)
+    if settings.drop_above is not None and counts.total() > settings.drop_above:
+        return Drop("personal data", f"{counts.total()} findings, at most {settings.drop_above}")
+    metadata = {**document.metadata, "personal_data": dict(sorted(counts.items()))}
+    return replace(document, text="".join(masked) if settings.action == "mask" else document.text, metadata=metadata)
 
 
 def mask(text: str, found: list[Found]) -> str:
@@ -78,13 +85,49 @@ def mask(text: str, found: list[Found]) -> str:
 
 
 def find(text: str, settings: PersonalData) -> list[Found]:
-    """All findings, in order, none overlapping."""
+    """Return all findings, in order, none overlapping."""
+    starts: list[int] = []
     taken: list[Found] = []
+    numbers = list(_regions((match.span() for match in _NUMBER.finditer(text)), len(text), 40))
     for kind in KINDS:
-        if kind in settings.kinds:
-            spans = _FINDERS[kind](text, settings)
-            taken += [Found(a, b, kind) for a, b in spans if not any(a < other.end and other.start < b for other in taken)]
-    return sorted(taken, key=lambda item: item.start)
+        if kind not in settings.kinds:
+            continue
+        spans = _FINDERS[kind](text, numbers, settings)
+        new = [Found(a, b, kind) for a, b in spans if _is_free(a, b, starts, taken)]
+        if new:
+            taken = sorted([*taken, *new], key=lambda item: item.start)
+            starts = [item.start for item in taken]
+    return taken
+
+
+def _is_free(start: int, end: int, starts: list[int], taken: list[Found]) -> bool:
+    """Tell whether none of the findings, which are in order, claims a character of start to end."""
+    place = bisect_right(starts, start)
+    return (place == 0 or taken[place - 1].end <= start) and (place == len(starts) or starts[place] >= end)
+
+
+Regions = list[tuple[int, int]]
+"""Places of a text, in order, none touching: patterns that need digits are tried only around some."""
+_NUMBER = re.compile(r"\d(?:\D{0,24}\d){3,}")
+"""Four digits near each other: an IP address has no fewer."""
+
+
+def _regions(spans: Iterable[tuple[int, int]], size: int, around: int) -> Iterator[tuple[int, int]]:
+    """Yield the spans with `around` characters before and behind them, those that touch as one."""
+    begin = end = -1
+    for start, stop in spans:
+        if start - around > end:
+            if end >= 0:
+                yield begin, end
+            begin = max(0, start - around)
+        end = min(size, stop + around)
+    if end >= 0:
+        yield begin, end
+
+
+def _in(pattern: re.Pattern[str], text: str, regions: Iterable[tuple[int, int]]) -> Iterator[re.Match[str]]:
+    for begin, end in regions:
+        yield from pattern.finditer(text, begin, end)
 
 
 _EMAIL = re.compile(
@@ -106,17 +149,22 @@ _MAESTRO = re.compile(r"5[06-8]|6")
 """The only cards of 12 digits."""
 
 
-def _emails(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
+def _emails(text: str, numbers: Regions, settings: PersonalData) -> Iterator[tuple[int, int]]:
     if "@" in text:
-        for match in _EMAIL.finditer(text):
+        signs = ((match.start() - 66, match.end() + 600) for match in re.finditer("@", text))
+        for match in _in(_EMAIL, text, _regions(signs, len(text), 0)):
             local = match.group().split("@")[0]
             if ".." not in local and not local.endswith("."):
                 yield match.span()
 
 
-def _addresses(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
-    for pattern in (_IPV4, _IPV6):
-        for match in pattern.finditer(text):
+_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
+
+
+def _addresses(text: str, numbers: Regions, settings: PersonalData) -> Iterator[tuple[int, int]]:
+    colons = _regions((match.span() for match in _COLONS.finditer(text)), len(text), 50) if ":" in text else ()
+    for pattern, regions in ((_IPV4, numbers), (_IPV6, colons)):
+        for match in _in(pattern, text, regions):
             if pattern is _IPV4 and _VERSION.search(text, max(0, match.start() - 14), match.start()):
                 continue
             candidate = match.group()
@@ -130,8 +178,8 @@ def _addresses(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
                 yield match.span()
 
 
-def _cards(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
-    for match in _DIGITS.finditer(text):
+def _cards(text: str, numbers: Regions, settings: PersonalData) -> Iterator[tuple[int, int]]:
+    for match in _in(_DIGITS, text, numbers):
         digits = re.sub(r"\D", "", match.group())
         if len(digits) == 12 and not _MAESTRO.match(digits):
             continue
@@ -139,8 +187,8 @@ def _cards(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
             yield match.span()
 
 
-def _ibans(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
-    for match in _IBAN.finditer(text):
+def _ibans(text: str, numbers: Regions, settings: PersonalData) -> Iterator[tuple[int, int]]:
+    for match in _in(_IBAN, text, numbers):
         end = match.end()
         while end - match.start() >= 15:  # a following word of four letters may look like a group of it
             if iban.is_valid(text[match.start() : end], check_country=False):
@@ -153,6 +201,7 @@ def _ibans(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
 class _Identity:
     """A national number. `context`: words of which one must stand before it, where the number alone proves too little."""
 
+    body: str
     pattern: re.Pattern[str]
     valid: Callable[[str], bool]
     context: re.Pattern[str] | None = None
@@ -160,7 +209,11 @@ class _Identity:
 
 def _identity(pattern: str, valid: Callable[[str], bool], context: str | None = None) -> _Identity:
     words = re.compile(rf"\b(?:{context})\b", re.IGNORECASE) if context else None
-    return _Identity(re.compile(rf"(?<![\w.-])(?:{pattern})(?![\w-]|\.\d)"), valid, words)
+    return _Identity(pattern, _isolated(pattern), valid, words)
+
+
+def _isolated(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.-])(?:{pattern})(?![\w-]|\.\d)")
 
 
 _SSN_GENERAL = re.compile(r"(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}")
@@ -183,14 +236,28 @@ _IDENTITIES = [
 ]
 
 
-def _national_ids(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
+_ANY_IDENTITY = _isolated("|".join(identity.body for identity in _IDENTITIES))
+
+
+def _national_ids(text: str, numbers: Regions, settings: PersonalData) -> Iterator[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
-    for identity in _IDENTITIES:
-        for match in identity.pattern.finditer(text):
-            near = identity.context is None or identity.context.search(text, max(0, match.start() - 60), match.start())
-            if near and identity.valid(match.group()):
-                found.add(match.span())
+    for begin, end in numbers:
+        behind = [begin] * len(_IDENTITIES)  # where each pattern goes on: its matches do not overlap
+        candidate = _ANY_IDENTITY.search(text, begin, end)
+        while candidate:
+            start = candidate.start()
+            for index, identity in enumerate(_IDENTITIES):
+                match = identity.pattern.match(text, start, end) if start >= behind[index] else None
+                if match:
+                    behind[index] = match.end()
+                    if _announced(identity, text, start) and identity.valid(match.group()):
+                        found.add(match.span())
+            candidate = _ANY_IDENTITY.search(text, start + 1, end)
     yield from sorted(found)
+
+
+def _announced(identity: _Identity, text: str, start: int) -> bool:
+    return identity.context is None or identity.context.search(text, max(0, start - 60), start) is not None
 
 
 _PHONE_WORD = re.compile(
@@ -206,8 +273,8 @@ _OTHER_NUMBER = re.compile(
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 
 
-def _phones(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
-    for match in _PHONE.finditer(text):
+def _phones(text: str, numbers: Regions, settings: PersonalData) -> Iterator[tuple[int, int]]:
+    for match in _in(_PHONE, text, numbers):
         candidate, start = match.group(), match.start()
         if len(candidate) > 40 or "\n" in candidate or _DATE.search(candidate) or _IPV4.fullmatch(candidate):
             continue
@@ -222,14 +289,50 @@ def _phones(text: str, settings: PersonalData) -> Iterator[tuple[int, int]]:
             yield match.span()
 
 
+_KINDS_OF_PHONE = (
+    "fixed_line",
+    "mobile",
+    "toll_free",
+    "premium_rate",
+    "shared_cost",
+    "personal_number",
+    "voip",
+    "pager",
+    "uan",
+    "voicemail",
+)
+
+
+@lru_cache(maxsize=4096)
 def _is_phone(candidate: str, region: str) -> bool:
+    if not _possible(region).search(re.sub(r"x.*|\D", "", candidate)):
+        return False
     try:
         return phonenumbers.is_valid_number(phonenumbers.parse(candidate, region))
     except phonenumbers.NumberParseException:
         return False
 
 
-_FINDERS: dict[Kind, Callable[[str, PersonalData], Iterator[tuple[int, int]]]] = {
+@lru_cache(maxsize=300)
+def _possible(region: str) -> re.Pattern[str]:
+    """Return a pattern that the digits of each valid number match, as they are dialled in the region.
+
+    The library takes 0.1 ms for a number, and most numbers of a table are no phone's of any region.
+    """
+    plan = phonenumbers.PhoneMetadata.metadata_for_region(region)
+    if plan is None:
+        return re.compile("")
+    patterns = []
+    for sharing in phonenumbers.COUNTRY_CODE_TO_REGION_CODE[plan.country_code]:
+        shared = phonenumbers.PhoneMetadata.metadata_for_region(sharing)
+        if shared is None or shared.national_prefix_transform_rule or plan.national_prefix_transform_rule:
+            return re.compile("")
+        patterns += [kind.national_number_pattern for name in _KINDS_OF_PHONE if (kind := getattr(shared, name))]
+    national = "|".join(pattern for pattern in patterns if pattern)
+    return re.compile(f"(?:{national})$|^(?:{plan.international_prefix or '00'})")
+
+
+_FINDERS: dict[Kind, Callable[[str, Regions, PersonalData], Iterator[tuple[int, int]]]] = {
     "email": _emails,
     "card": _cards,
     "iban": _ibans,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal
 
-from license_expression import ExpressionError, get_spdx_licensing
 from pydantic import Field
 
 from data_prep.document import Document, Drop
 from data_prep.filters.settings import FilterSettings
+from data_prep.sources import licences
 
 
 class OptOut(FilterSettings):
@@ -27,9 +26,13 @@ class LicencePolicy(FilterSettings):
 
     type: Literal["licence"]
     allow: list[str] = Field(min_length=1)
-    """SPDX ids or patterns of them, such as "CC-BY-*" or "CC0-1.0"; case counts."""
+    """SPDX ids, other names of licences ("CC BY 4.0"), or patterns of ids; case counts in patterns. "CC-BY-*" also takes
+    CC-BY-NC-ND-4.0: "CC-BY-[0-9]*" is Attribution alone. A name without a version is an id of its own: "LicenseRef-CC-BY"
+    allows documents that say no more than "CC BY"."""
     unknown: Literal["keep", "drop"] = "drop"
-    """What becomes of documents without a licence."""
+    """Fate of documents that name no licence, and whose source has none."""
+    not_understood: Literal["keep", "drop"] = "drop"
+    """Fate of documents that name a licence whose text is none that is known, and is not among `allow` as it stands."""
 
 
 def apply_opt_out(document: Document, settings: OptOut) -> Document | Drop:
@@ -43,26 +46,27 @@ def apply_licence(document: Document, settings: LicencePolicy) -> Document | Dro
     licence = document.metadata.get("licence")
     if not licence:
         return Drop("licence unknown") if settings.unknown == "drop" else document
-    if not _allowed(str(licence), tuple(settings.allow)):
-        return Drop("licence not allowed", str(licence))
-    return document
+    verdict = _allowed(str(licence), tuple(settings.allow))
+    if verdict is None:
+        return Drop("licence not understood", str(licence)[:200]) if settings.not_understood == "drop" else document
+    return document if verdict else Drop("licence not allowed", str(licence))
 
 
 @lru_cache(maxsize=4096)
-def _allowed(licence: str, patterns: tuple[str, ...]) -> bool:
-    if any(fnmatchcase(licence, pattern) for pattern in patterns):
+def _allowed(licence: str, patterns: tuple[str, ...]) -> bool | None:
+    """Whether a licence is among those allowed; None for one that is not understood."""
+    patterns += tuple(filter(None, (licences.spdx(pattern) for pattern in patterns if not set(pattern) & set("*?["))))
+    if licence in patterns:
         return True
-    if not re.search(r"\b(?:AND|OR)\b", licence):
-        return False
-    try:
-        tree = get_spdx_licensing().parse(licence)
-    except ExpressionError:
-        return False
-    return _holds(tree, patterns)
+    expression = licences.spdx(licence)
+    if expression is None:
+        return True if any(fnmatchcase(licence, pattern) for pattern in patterns if pattern != "*") else None
+    return _holds(licences.parse(expression), patterns)
 
 
 def _holds(tree: Any, patterns: tuple[str, ...]) -> bool:
-    if getattr(tree, "operator", "").strip() in ("AND", "OR"):
-        combine = all if tree.operator.strip() == "AND" else any
+    operator = str(getattr(tree, "operator", "")).strip()
+    if operator in ("AND", "OR"):
+        combine = all if operator == "AND" else any
         return combine(_holds(part, patterns) for part in tree.args)
     return any(fnmatchcase(str(tree), pattern) for pattern in patterns)

@@ -39,5 +39,17 @@ def parse_tokenizer(raw: bytes, origin: str | Path) -> dict[str, Any]:
 def fingerprint_of(tokenizer: dict[str, Any]) -> str:
     """`tokenizer_fingerprint` of a tokenizer.json's content."""
     canonical = {key: value for key, value in tokenizer.items() if key not in ("truncation", "padding")}
+    if _adds_nothing(canonical.get("post_processor")):
+        canonical["post_processor"] = None  # what saving by Hugging Face's transformers makes of null
     text = json.dumps(canonical, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _adds_nothing(post_processor: Any) -> bool:
+    """Whether it is a template in which nothing but the text stands."""
+    if not isinstance(post_processor, dict) or post_processor.get("type") != "TemplateProcessing":
+        return False
+    single = post_processor.get("single")
+    return (
+        isinstance(single, list) and len(single) == 1 and "Sequence" in single[0] and not post_processor.get("special_tokens")
+    )

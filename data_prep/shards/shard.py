@@ -10,12 +10,13 @@ import numpy as np
 
 from data_prep.shards.blocks import Blocks, read_checked
 from data_prep.shards.cache import CacheSettings
-from data_prep.shards.format import HEADER_BYTES, MANIFEST, REBUILD, ShardError, ShardHeader
+from data_prep.shards.format import HEADER_BYTES, MANIFEST, REBUILD, ShardError, ShardHeader, token_dtype
 from data_prep.shards.index import ShardEntry
 from data_prep.shards.storage import open_bytes
 
 STRIDE = 1024
 """One of so many document starts is kept in memory."""
+_AT_ONCE = 1 << 20
 
 
 class Shard:
@@ -96,5 +97,24 @@ class Shard:
         return part[low:high]
 
     def verify_all(self) -> None:
-        """Check every byte. Raises ShardError for damage."""
+        """Check every byte, and that each document ends with the one end-of-document token it has. Raises ShardError."""
         self.blocks.verify_all()
+        self._verify_ends()
+
+    def _verify_ends(self) -> None:
+        dtype, found = token_dtype(self.header.vocab_size), 0
+        expected = np.append(self.starts()[1:], self.header.tokens)[: self.header.documents] - 1
+        for first in range(0, self.header.tokens, _AT_ONCE):
+            tokens = np.empty(min(_AT_ONCE, self.header.tokens - first), dtype)
+            self.read_into(first * dtype.itemsize, memoryview(tokens).cast("B"))
+            ends = np.flatnonzero(tokens == self.header.eod_id) + first
+            if not np.array_equal(ends, expected[found : found + len(ends)]):
+                raise ShardError(self._WRONG_ENDS.format(self.url, self.header.eod_id, self.header.documents))
+            found += len(ends)
+        if found != self.header.documents:
+            raise ShardError(self._WRONG_ENDS.format(self.url, self.header.eod_id, self.header.documents))
+
+    _WRONG_ENDS = (
+        "{}: the end-of-document token ({}) stands elsewhere than at the end of each of its {} documents: a text that spells "
+        f"it may have been read as the token. {REBUILD}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -69,11 +70,7 @@ class ShardWriter:
     def add_many(self, token_ids: np.ndarray, offsets: np.ndarray, text_bytes: int) -> None:
         """Append documents: number i is token_ids[offsets[i]:offsets[i + 1]]. As `add` otherwise; `text_bytes` of them all."""
         token_ids = token_ids[offsets[0] : offsets[-1]]
-        if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self._header.vocab_size:
-            raise ShardError(
-                f"{self.path}: token ids {token_ids.min()} to {token_ids.max()} are outside the vocabulary of "
-                f"{self._header.vocab_size} ids: another tokenizer than the one declared."
-            )
+        self._check(token_ids)
         count = len(offsets) - 1
         ends = offsets[1:] - offsets[0] + np.arange(count)  # where each document's end-of-document token goes
         joined = np.empty(token_ids.size + count, self._dtype)
@@ -83,9 +80,28 @@ class ShardWriter:
             joined[end] = self._header.eod_id
             start = end + 1
         self._starts.append(self._tokens + np.concatenate([[0], ends[:-1] + 1]).astype("<u8"))
-        self._pending += joined.data
-        self._tokens += joined.size
         self._text_bytes += text_bytes
+        self._append(joined)
+
+    def add_pieces(self, pieces: Iterable[np.ndarray], text_bytes: int) -> None:
+        """Append one document whose ids come in pieces. As `add` otherwise."""
+        self._starts.append(np.array([self._tokens], "<u8"))
+        self._text_bytes += text_bytes
+        for token_ids in pieces:
+            self._check(token_ids)
+            self._append(token_ids.astype(self._dtype))
+        self._append(np.array([self._header.eod_id], self._dtype))
+
+    def _check(self, token_ids: np.ndarray) -> None:
+        if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self._header.vocab_size:
+            raise ShardError(
+                f"{self.path}: token ids {token_ids.min()} to {token_ids.max()} are outside the vocabulary of "
+                f"{self._header.vocab_size} ids: another tokenizer than the one declared."
+            )
+
+    def _append(self, tokens: np.ndarray) -> None:
+        self._pending += tokens.data
+        self._tokens += tokens.size
         whole = len(self._pending) // BLOCK_BYTES * BLOCK_BYTES
         if whole:
             self._flush(whole)

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data_prep.sources import (
+    arrow,
     arxiv,
     csv_table,
     epub,
@@ -29,6 +30,7 @@ from data_prep.sources import (
     stack_exchange,
     tmx,
     warc,
+    webdataset,
     wikipedia,
 )
 
@@ -37,6 +39,8 @@ Source = Annotated[
     | gutenberg.GutenbergSource
     | jsonl.JsonlSource
     | parquet.ParquetSource
+    | arrow.ArrowSource
+    | webdataset.WebDatasetSource
     | csv_table.CsvSource
     | hf_dataset.HFDatasetSource
     | html_pages.HTMLSource
@@ -59,6 +63,8 @@ READERS: dict[str, ModuleType] = {
     "gutenberg": gutenberg,
     "jsonl": jsonl,
     "parquet": parquet,
+    "arrow": arrow,
+    "webdataset": webdataset,
     "csv": csv_table,
     "hf_dataset": hf_dataset,
     "html": html_pages,

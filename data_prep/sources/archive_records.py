@@ -16,7 +16,7 @@ from data_prep.sources.files import Unreadable
 WINDOW = 1 << 18
 LONGEST_START = 12_000
 """Bytes by which a record's start is known, its URL with it."""
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_BLANK_LINE = re.compile(rb"\r{0,2}\n\r{0,2}\n")
 _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?$")
 _ARC_HEADER = re.compile(
     rb"(?m)^([a-z][a-z0-9+.-]{1,20}:[^\n]{1,8000}?) ([\d.]{7,15}|[\da-fA-F:]{2,39}|-) (\d{4,20}) "
@@ -132,7 +132,7 @@ def _warc_record(raw: bytes) -> Record:
     header: dict[str, str] = {}
     name = ""
     for line in head.decode("utf-8", "replace").splitlines()[1:]:
-        if line[:1] in " \t" and name:
+        if line[:1] in (" ", "\t") and name:
             header[name] += f" {line.strip()}"
             continue
         name, colon, value = line.partition(":")
@@ -171,7 +171,7 @@ def _arc_record(raw: bytes) -> Record:
     length = match.group(5)
     block = raw[match.end() :]
     damage = (
-        _missing(int(length), block, bare_lines=False)
+        _missing(int(length), block, bare_lines=b"\r\n" not in block)
         if length.isdigit()
         else f"damaged: a length of {length.decode('utf-8', 'replace')}"
     )
@@ -185,5 +185,5 @@ def _arc_record(raw: bytes) -> Record:
     return Record(form, header, block, damage)
 
 
-WARC = Form(re.compile(rb"(?m)^WARC/(?:0\.1[78]|1\.\d)[ \t]*\r?\n(?=[A-Za-z][\w-]*[ \t]*:)"), _warc_head, _warc_record)
+WARC = Form(re.compile(rb"(?m)^WARC/(?:0\.1[78]|1\.\d)[ \t]*\r{0,2}\n(?=[A-Za-z][\w-]*[ \t]*:)"), _warc_head, _warc_record)
 ARC = Form(_ARC_HEADER, _arc_head, _arc_record)

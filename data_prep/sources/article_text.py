@@ -19,7 +19,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _LEFT_OUT = _words(
-    """ref-list graphic inline-graphic media object-id contrib-group aff author-notes fn-group bio processing-meta kwd-group
+    """ref-list graphic inline-graphic object-id contrib-group aff author-notes fn-group bio processing-meta kwd-group
     listBibl idno permissions related-article related-object custom-meta-group journal-meta counts history alt-text long-
     desc x milestone pb front-stub front sub-article response email surface facsimile"""
 )
@@ -81,7 +81,7 @@ class Writer:
             return self._list(node)
         if tag in ("table-wrap", "table"):
             return self._table(node) if tag == "table" else f"{PARAGRAPH}{self._labelled(node)}{PARAGRAPH}"
-        if tag in ("fig", "boxed-text", "supplementary-material", "figure", "statement"):
+        if tag in ("fig", "media", "boxed-text", "supplementary-material", "figure", "statement"):
             return f"{PARAGRAPH}{self._labelled(node)}{PARAGRAPH}"
         if tag in ("preformat", "code"):
             text = "".join(node.itertext())
@@ -103,6 +103,8 @@ class Writer:
         text = " ".join(inner.split())
         if kind not in ("sup", "sub") or not text or _POINTER in inner:  # numbers of references
             return inner
+        if kind == "sup" and not before:  # the mark of a note, at its beginning
+            return f"{text} "
         written = raised(text) if kind == "sup" else lowered(text, before, after)
         end = " " if inner[-1].isspace() or (written != text and after.isalnum() and not text[-1].isdigit()) else ""
         return f"{' ' if inner[0].isspace() else ''}{written}{end}"

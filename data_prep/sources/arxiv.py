@@ -13,7 +13,6 @@ import os
 import posixpath
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +96,9 @@ def read(piece: Piece, settings: ArxivSource) -> Iterator[Document | SetAside]:
 def _paper(piece: Piece, settings: ArxivSource) -> Document:
     files = _files(piece, settings)
     main = main_file(files)
-    text, metadata = from_latex(decode_latex(files[main]), loader(files.get, posixpath.dirname(main), decode_latex))
+    decoded = decode_latex(files[main])
+    included = loader(files.get, posixpath.dirname(main), lambda part: decode_latex(part).text)
+    text, metadata = from_latex(decoded.text, included)
     metadata |= {"main_file": main} if len(files) > 1 else {}
     if identifier := arxiv_id(piece.name) or arxiv_id(piece.path.split("::")[-1].rsplit("/", 1)[-1]):
         metadata |= {"arxiv_id": identifier, "url": f"https://arxiv.org/abs/{identifier}", "original_id": identifier}
@@ -181,15 +182,15 @@ def unpack(raw: bytes, settings: SourceSettings) -> dict[str, bytes]:
     if kind := next((kind for head, kind in _OTHER.items() if raw[:4].lower().startswith(head.lower())), None):
         raise Unreadable(f"submitted as {kind} alone: arXiv has no LaTeX source of it")
     try:
-        with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
             members = [member for member in archive if member.isfile() and _is_text(member.name)][:MAX_FILES]
             return _limited(
                 ((posixpath.normpath(member.name), archive.extractfile(member).read()) for member in members),  # type: ignore[union-attr]
                 settings,
             )
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except tarfile.TarError:
         if b"\\" not in raw[: 1 << 16] or b"\0" in raw[:4096]:
-            raise Unreadable(f"neither a tar nor LaTeX: {error}") from None
+            raise Unreadable("neither a tar nor LaTeX: damaged, or of another kind") from None
         return {"main.tex": raw}
 
 

@@ -230,20 +230,6 @@ def _remote(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterato
             yield Piece(url, os.path.normpath("/" + "/".join(shown)), info["size"] or 0, changed)
 
 
-def decode(raw: bytes) -> tuple[str, str]:
-    """(text, encoding) of a whole text file: UTF-8 with or without mark, UTF-16 and UTF-32 with mark, else Windows-1252, else
-    Latin-1."""
-    for marks, encoding in (((b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "utf-32"), ((b"\xff\xfe", b"\xfe\xff"), "utf-16")):
-        if raw.startswith(marks):
-            return raw.decode(encoding), encoding
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            return raw.decode(encoding), encoding
-        except UnicodeDecodeError:
-            continue
-    return raw.decode("latin-1"), "latin-1"
-
-
 def normalise_newlines(text: str) -> str:
     """Unix line ends."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

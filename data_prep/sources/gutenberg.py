@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
+from data_prep.sources.files import Piece, find_files, normalise_newlines, read_whole
+from data_prep.sources.text_encoding import TextSettings, decode
 from data_prep.sources.unwrapping import unwrap
 
 SUFFIXES = (".txt",)
 
 
-class GutenbergSource(SourceSettings):
+class GutenbergSource(TextSettings):
     """Plain-text books of Project Gutenberg, any edition."""
 
     type: Literal["gutenberg"]
@@ -71,6 +72,7 @@ _KEYS = {
     "original publication": "published",
 }  # fmt: skip
 """Names of fields in the headers of books -> metadata. Any other name ends a field."""
+_ENCODING = re.compile(rb"^Character set encoding:[ \t]*([\w.:-]{2,30})", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(r"\[?\b(?:EBook|Etext|eBook|E-text|E-book) ?#\s?(\d+)\]?", re.IGNORECASE)
 _HEADING = re.compile(
     r"^[ \t]*(?:(?:CHAPTER|BOOK|PART|CANTO|LETTER|ACT|STAVE)\s+(?:[IVXLCDM]+|\d+|THE\s+\w+|[A-Z][a-z]+|[A-Z]+)\b.{0,60}"
@@ -86,8 +88,10 @@ def pieces(settings: GutenbergSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: GutenbergSource) -> Iterator[Document | SetAside]:
     """The book in one file, or its chapters."""
-    text, encoding = decode(read_whole(piece, settings))
-    text = normalise_newlines(text)
+    raw = read_whole(piece, settings)
+    named = _ENCODING.search(raw, 0, 20_000)
+    decoded = decode(raw, settings.encoding, declared=named.group(1).decode() if named else None)
+    text = normalise_newlines(decoded.text)
     body = strip_boilerplate(text)
     if body is None and settings.require_markers:
         yield SetAside(piece.path, "no Project Gutenberg start marker (require_markers is true)")
@@ -95,7 +99,7 @@ def read(piece: Piece, settings: GutenbergSource) -> Iterator[Document | SetAsid
     if body == "":
         yield SetAside(piece.path, "no text between the start and end markers of Project Gutenberg")
         return
-    metadata = _metadata(text) | {"encoding": encoding}
+    metadata = _metadata(text) | decoded.facts
     body = text if body is None else body
     chapters = split_chapters(body) if settings.split == "chapters" else [body]
     for index, chapter in enumerate(chapters):

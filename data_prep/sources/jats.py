@@ -73,7 +73,7 @@ def _articles(text: str, piece: Piece, settings: JatsSource, place: int) -> list
     inherited = {key: made[0].metadata[key] for key in ("licence", "journal") if key in made[0].metadata}
     for index, inner in enumerate(all_of(root, "sub-article", "response"), 1):
         made.append(_article(inner, f"{name}/{index}", settings, inherited))
-    return [document for document in made if document.text]
+    return made[:1] + [document for document in made[1:] if document.text]
 
 
 def _article(root: Element, name: str, settings: JatsSource, inherited: dict[str, Any]) -> Document:

@@ -62,6 +62,8 @@ PARAGRAPH, CELL, POINTER = "\ufdd4", "\ufdd5", "\ufdd6"
 
 _MARKS = re.compile(r"\$\s*\{?\s*\}?\s*\^\s*(?:\{[^{}$]*\}|\S)\s*\$|\^\d+(?:,\d+)*")
 """Of an author's affiliations."""
+_RULES = re.compile(r"\\cmidrule\s*(?:\[[^\]]*\])?\s*(?:\([^()]*\))?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}")
+"""Of tables; what stands in round brackets is no argument that a parser knows."""
 _LABEL = re.compile(r"\s*\\label\s*\{[^{}]*\}")
 _PLACE = re.compile(rf"{OPEN}(\d+){CLOSE}")
 
@@ -72,6 +74,7 @@ def from_latex(text: str, load: Load | None = None) -> tuple[str, dict[str, Any]
     `load` gives the text of a file that \\input and its like name, or None. Raises RecursionError for groups nested too deeply.
     """
     source = prepare(text, load)
+    source.text = _RULES.sub(" ", source.text)
     begin, end = source.text.find("\\begin{document}"), source.text.rfind("\\end{document}")
     renderer = Renderer(source.kept, source.theorems)
     preamble = ""
@@ -411,10 +414,16 @@ _EMPTY = re.compile(
     rf"(?:[\s,;&–-]|and|see|also|e\.g\.|{POINTER})*[)\]]",
     re.IGNORECASE,
 )
-_POINTERS = re.compile(rf"[ \t\n]*(?:{POINTER}(?:\s*[,;]?\s*(?:and\s+)?(?={POINTER}))?)+")
+_CHAIN = re.compile(rf"{POINTER}(?:\s*[,;]?\s*(?:and\s+)?{POINTER})*")
+_BEFORE_SIGN = re.compile(rf"[,;]?\s*{POINTER}(?=\s*[,;.:)])")
+_AFTER_DOT = re.compile(rf"(?<=\.)[,;]?\s*{POINTER}\s*\.")
+_ALONE = re.compile(rf"\s*{POINTER}")
 _TIDY = (
-    (_EMPTY, ""),
-    (_POINTERS, ""),
+    (_EMPTY, POINTER),
+    (_CHAIN, POINTER),
+    (_AFTER_DOT, ""),
+    (_BEFORE_SIGN, ""),
+    (_ALONE, ""),
     (re.compile(r"[ \t\n]*\n[ \t]*\n[ \t\n]*"), PARAGRAPH),
     (re.compile(r"[ \t\n\xa0\f\v]+"), " "),
     (re.compile(r"\([ ,;]*\)|\[[ ,;]*\]"), ""),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
-from data_prep.sources.files import decode, normalise_newlines
+from data_prep.sources.files import normalise_newlines
+from data_prep.sources.text_encoding import AUTO, Decoded, decode
 
 _BEGIN = re.compile(rb"^[^%\n]*\\(?:documentclass|documentstyle|begin\s*\{document\})", re.MULTILINE)
 _DECLARED = re.compile(rb"^[^%\n]*\\usepackage\s*\[\s*([\w-]+)\s*\]\s*\{inputenc\}", re.MULTILINE)
@@ -31,20 +33,10 @@ def declared_encoding(raw: bytes) -> str | None:
     return _ENCODINGS.get(found.group(1).decode().lower()) if found else None
 
 
-def decode_latex(raw: bytes) -> str:
+def decode_latex(raw: bytes, encoding: str = AUTO) -> Decoded:
     """The text of a file: UTF-8 when it is that, else what it declares, else what it looks like."""
-    declared = declared_encoding(raw)
-    if declared and not _is_utf8(raw):
-        return normalise_newlines(raw.decode(declared, "replace"))
-    return normalise_newlines(decode(raw)[0])
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    decoded = decode(raw, encoding, declared_encoding(raw))
+    return replace(decoded, text=normalise_newlines(decoded.text))
 
 
 def loader(get: Callable[[str], bytes | None], folder: str, decoded: Callable[[bytes], str]) -> Callable[[str], str | None]:

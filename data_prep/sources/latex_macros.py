@@ -28,6 +28,8 @@ _DEFS = {"def", "gdef", "edef", "xdef"}
 _PROGRAMMING = re.compile(r"\\(?:@[a-zA-Z]|expandafter|csname|futurelet|ifx|ifnum|def|let|noexpand|the\b)")
 _MODE = re.compile(r"\\ifmmode(?![A-Za-z])\s*(.*?)\s*\\else(?![A-Za-z]).*?\\fi(?![A-Za-z])", re.DOTALL)
 _LAST_NAME = re.compile(r"\\[A-Za-z]+\Z")
+_ZERO = re.compile(r"\s*0(?!\d)\s*1?(?!\d)")
+_PAIR = re.compile(r"\s*\\([A-Za-z@]+)\s*\\([A-Za-z@]+)\s*")
 _BRANCH = re.compile(r"\\(if[A-Za-z@]*|else|fi)(?![A-Za-z@])")
 _TESTS = {
     "iffalse", "iftrue", "ifx", "ifnum", "ifdim", "ifodd", "ifvmode", "ifhmode", "ifmmode", "ifinner", "ifvoid",
@@ -164,6 +166,7 @@ class Expander:
 
     def _conditional(self, name: str) -> bool:
         """Decide \\iffalse, \\iftrue and the switches of \\newif, whose branch not taken is dropped."""
+        name = self._tested(name)
         if name in self._flags:
             if self._flags[name]:
                 self._open.append(True)
@@ -179,6 +182,21 @@ class Expander:
         else:
             return False
         return True
+
+    def _tested(self, name: str) -> str:
+        """\\iftrue or \\iffalse for a test that can be told without TeX: \\if0, \\ifx of two commands, \\ifdefined."""
+        text, position = self._stack[-1]
+        if name == "if" and (zero := _ZERO.match(text, position)):
+            self._stack[-1][1] = zero.end()
+            return "iffalse"
+        if name == "ifx" and (pair := _PAIR.match(text, position)):
+            self._stack[-1][1] = pair.end()
+            first, second = (self._macros.get(command, command) for command in pair.groups())
+            return "iftrue" if first == second else "iffalse"
+        if name == "ifdefined" and (named := _NAME.match(text, position)):
+            self._stack[-1][1] = named.end()
+            return "iftrue" if (named.group(1) or named.group(2)) in self._macros else "iffalse"
+        return name
 
     def _skip(self, stop_at_else: bool) -> str | None:
         """Pass over a branch; returns the word that ended it, None without one, where nothing is passed over."""

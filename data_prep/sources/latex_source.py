@@ -80,6 +80,8 @@ def _assemble(text: str, load: Load | None, made: Prepared, verbatim: set[str], 
         name = match.group("name")
         if match.group("comment"):
             position = _COMMENT.match(text, match.start()).end()  # type: ignore[union-attr]
+            if text[position : position + 1] == "\n":  # the line behind the comment is empty: a paragraph ends
+                out.append("\n")
         elif match.group("stray"):
             continue
         elif name == "endinput":

@@ -1,11 +1,10 @@
 """HTML -> text: what a reader came for, without the page's frame, or all that is visible.
 
-Parsing and the choice of the main content are Resiliparse's (Bevendorff et al., ECIR 2018): rules on elements, classes and
-places in the page. Added here, as real pages showed it missing: lists that stand near the body are kept when they read as
-content; characters that stand alone between tags are kept (CJK, dashes); edit links of MediaWiki and ruby glosses go; of a
-formula in MathML its TeX is kept; blank lines, list marks and table cells are put in order.
+Parsing and laying out are Resiliparse's (Bevendorff et al., ECIR 2018), the choice of the main content is main_content's. Added
+here, as real pages showed it missing: characters that stand alone between tags are kept (CJK, dashes); edit links of MediaWiki
+and ruby glosses go; raised figures and formulas keep their meaning; blank lines, list marks and table cells are put in order.
 
-Not done: pages that scripts build, text in images, formulas in MathJax scripts, indentation of code inside list items.
+Not done: pages that scripts build, text in images, indentation of code inside list items.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import DOMNode, HTMLTree
 
 from data_prep.sources import page_figures
+from data_prep.sources.main_content import keep_main_content
 
 MAX_DEPTH = 2500
 """Elements within elements. Parsing time grows with the square of the depth; browsers stop at 512."""
 MAX_ATTRIBUTE_BYTES = 1 << 17
 """Bytes of one tag, with the same reason; embedded images do not count."""
-MAX_LISTS = 2000
-"""Lists of a page that are looked at one by one."""
-MAX_FILLER = 1 << 20
-"""Characters by which the lists of a page are filled up, all together."""
-SKIPPED = ["script", "style", "noscript", "template", "svg", "form", "button", "select"]
+MAX_CELLS = 20_000
+"""Empty first cells of rows that are looked at."""
+SKIPPED = ["script, style, noscript, template, svg, button, select, input, textarea, option, datalist, img, picture, area"]
 SKIPPED += [".mw-editsection", "sup.reference", "#toc"]  # of MediaWiki, the most crawled of all page makers
 SKIPPED += ["rt, rp"]
 _VOID = frozenset("a area base br col embed hr img input link meta param source track wbr p li td th tr dt dd option".split())  # noqa: SIM905
@@ -44,10 +42,7 @@ _ALONE = re.compile(
 menu signs are left out, mostly they are icons."""
 _MARK = "\ufdd0"
 """A noncharacter that makes such text longer; it is taken out of the result."""
-_LINK = re.compile(r"<a\b([^>]*)>(.*?)</a>", re.DOTALL)
-_ANY_TAG = re.compile(r"<[^>]*>|\s+(?=\s)")
 _FILLER = "\ufdd1"
-_FILLED = re.compile(r"^ *\ufdd1+ ?\n?", re.MULTILINE)
 _CELLS = re.compile(r"(?<=[^\t\n])\t\t((?:\t\t)*)[ \xa0]*")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
 _BULLETS = re.compile(r"^  ( *)•(?: |$)", re.MULTILINE)
@@ -85,12 +80,13 @@ def text_of(tree: HTMLTree, main_content: bool = True, powers: page_figures.Powe
         return ""
     page_figures.write_out(tree, powers)
     if main_content:
-        _keep_lists(tree)
+        keep_main_content(tree)
+    _fill_first_cells(tree)
     text = extract_plain_text(
         tree,
-        main_content=main_content,
+        main_content=False,
         preserve_formatting=True,
-        alt_texts=False,
+        alt_texts=True,  # without them, whole figures go, and tables within; pictures are skipped by SKIPPED
         links=False,
         form_fields=False,
         noscript=False,
@@ -147,60 +143,24 @@ def _depth(markup: str) -> int:
     return deepest
 
 
-def _keep_lists(tree: HTMLTree) -> None:
-    """Help lists that read as content past two rules of Resiliparse: near the body every list is a menu, and so is one with
-    a fifth of its text in links. They are put deeper into the tree, and filled up with text that is taken out later."""
-    room = MAX_FILLER
-    for items in tree.document.query_selector_all("ul")[:MAX_LISTS]:  # outer lists come before the inner ones
-        around = items.parent.closest("ul")
-        if around is not None and not around.hasattr("data-content"):
-            continue
-        if around is None:
-            links = _LINK.findall(markup := items.html)
-            linked = sum(len(_ANY_TAG.sub("", text)) for _, text in links)
-            if not _is_content(items, len(_ANY_TAG.sub("", markup)), linked, [attributes for attributes, _ in links]):
-                continue
-        else:
-            linked = len(items.text)
-        items.setattr("data-content", "")
-        room -= 4 * linked
-        if room < 0:
-            return
-        if linked:
-            items.prepend(tree.create_text_node(_FILLER * (4 * linked) + " "))
-        if items.matches("body > ul, body > * > ul, body > * > * > ul"):
-            outer = inner = tree.create_element("div")
-            for _ in range(2):
-                deeper = tree.create_element("div")
-                inner.append_child(deeper)
-                inner = deeper
-            items.replace_with(outer)
-            inner.append_child(items)
-
-
-def _is_content(items: DOMNode, text: int, linked: int, links: list[str]) -> bool:
-    """Whether a list of `text` characters reads as content: half of them are in no link, or a fifth when it stands in an
-    article or behind a paragraph. A table of contents, with links into its own page, does not."""
-    if 2 * sum('href="#' in attributes for attributes in links) > len(links):
-        return False
-    if linked <= 0.5 * text:
-        return text > 40
-    if linked > 0.8 * text:
-        return False
-    before = items.previous_element_sibling
-    return (before is not None and before.tag in ("p", "blockquote", "pre")) or items.closest("main, article") is not None
+def _fill_first_cells(tree: HTMLTree) -> None:
+    """Put a sign into empty cells at the start of a row, which else would shift to the left."""
+    for cell in tree.body.query_selector_all("td:first-child, th:first-child")[:MAX_CELLS]:
+        if not cell.text.strip() and cell.next_element_sibling is not None:
+            cell.text = _FILLER
 
 
 def _tidied(text: str) -> str:
-    if _FILLER in text:
-        text = _FILLED.sub("", text).replace(_FILLER, "")
     text = text.replace(_MARK, "")
     if "\t\t" in text:
         text = _CELLS.sub(lambda match: "\t" + match.group(1)[::2], text).replace(" \t", "\t")
     if "  • " in text:
         text = _BULLETS.sub(r"\1- ", text)
     text = "\n".join([line.rstrip().lstrip("\t") for line in _NUMBERS.sub(r"\1", text).split("\n")])
-    return _BLANK_LINES.sub("\n\n", text).strip()
+    text = text.replace(_FILLER, "") if _FILLER in text else text
+    text = _BLANK_LINES.sub("\n\n", text).rstrip()
+    start = len(text) - len(text.lstrip())
+    return text[text.rfind("\n", 0, start) + 1 :].lstrip(" ")  # a tab at the start is an empty cell
 
 
 class Decoded(NamedTuple):

@@ -15,9 +15,7 @@ from data_prep.document import Document, SetAside
 from data_prep.sources import signals
 from data_prep.sources.files import (
     Piece,
-    SourceSettings,
     Unreadable,
-    decode,
     find_files,
     guarded,
     normalise_newlines,
@@ -26,12 +24,13 @@ from data_prep.sources.files import (
 from data_prep.sources.latex import from_latex
 from data_prep.sources.latex_files import decode_latex, is_latex, loader
 from data_prep.sources.scripts import lowered, raised
+from data_prep.sources.text_encoding import TextSettings, decode
 
 LATEX = (".tex", ".ltx", ".latex")
 SUFFIXES = (".md", ".markdown", *LATEX)
 
 
-class PapersSource(SourceSettings):
+class PapersSource(TextSettings):
     """Markdown (.md, with YAML front matter as the Journal of Open Source Software) and LaTeX (.tex) with the files
     that it includes; one paper per file."""
 
@@ -96,18 +95,20 @@ def read(piece: Piece, settings: PapersSource) -> Iterator[Document | SetAside]:
             return
         yield guarded(piece.path, _latex, piece, settings, raw)
         return
-    text = normalise_newlines(decode(raw)[0])
-    yield guarded(piece.path, _markdown, piece, settings, text)
+    yield guarded(piece.path, _markdown, piece, settings, raw)
 
 
 def _latex(piece: Piece, settings: PapersSource, raw: bytes) -> Document:
-    text, metadata = from_latex(decode_latex(raw), loader(partial(_beside, piece, settings), "", decode_latex))
-    return Document(f"{settings.name}/{piece.name}", text, settings.name, metadata)
+    decoded = decode_latex(raw, settings.encoding)
+    included = loader(partial(_beside, piece, settings), "", lambda part: decode_latex(part, settings.encoding).text)
+    text, metadata = from_latex(decoded.text, included)
+    return Document(f"{settings.name}/{piece.name}", text, settings.name, metadata | decoded.facts)
 
 
-def _markdown(piece: Piece, settings: PapersSource, text: str) -> Document:
-    body, metadata = from_markdown(text)
-    return Document(f"{settings.name}/{piece.name}", body, settings.name, metadata)
+def _markdown(piece: Piece, settings: PapersSource, raw: bytes) -> Document:
+    decoded = decode(raw, settings.encoding)
+    body, metadata = from_markdown(normalise_newlines(decoded.text))
+    return Document(f"{settings.name}/{piece.name}", body, settings.name, metadata | decoded.facts)
 
 
 def _beside(piece: Piece, settings: PapersSource, name: str) -> bytes | None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from data_prep.document import Document, SetAside
 from data_prep.sources.files import (
     Piece,
-    SourceSettings,
     Unreadable,
-    decode,
     find_files,
     guarded,
     normalise_newlines,
@@ -23,12 +22,13 @@ from data_prep.sources.files import (
     read_lines,
     read_whole,
 )
+from data_prep.sources.text_encoding import LineDecoder, TextSettings, decode, in_bytes_of_ascii
 from strict_json import ConfigError
 
 PACKED = ("", ".gz", ".zst", ".bz2", ".xz")
 
 
-class ParallelTextSource(SourceSettings):
+class ParallelTextSource(TextSettings):
     """Documents of sentence pairs. With `columns` the files are tab-separated; else file x.en goes with x.es, or as
     `file_names` has it."""
 
@@ -113,21 +113,29 @@ def _others(piece: Piece, settings: ParallelTextSource) -> list[str]:
 def read(piece: Piece, settings: ParallelTextSource) -> Iterator[Document | SetAside]:
     """Documents of one table or set of files. Files of different lengths are set aside: which lines belong together is lost."""
     if settings.align == "files":
-        texts = [normalise_newlines(decode(_whole(path, settings))[0]).strip() for path in _others(piece, settings)]
-        metadata = {"languages": settings.languages}
+        read_ones = [decode(_whole(path, settings), settings.encoding) for path in _others(piece, settings)]
+        texts = [normalise_newlines(decoded.text).strip() for decoded in read_ones]
+        metadata = {"languages": settings.languages} | _facts([decoded.facts for decoded in read_ones if decoded.assumed])
         yield Document(f"{settings.name}/{piece.name}", "\n\n".join(texts), settings.name, metadata)
         return
     if settings.columns is None:
         paths = _others(piece, settings)
+        decoders = [_decoder(path, settings) for path in paths]
         counts = [_count(path, settings) for path in paths]
         if len(set(counts)) > 1:
             names = [Path(path.split("::")[0]).name for path in paths]
             named = ", ".join(f"{name} has {count:,}" for name, count in zip(names, counts, strict=True))
             yield SetAside(piece.path, f"aligned files of different numbers of lines: {named}")
             return
-        rows: Iterator[list[str] | SetAside] = map(list, zip_longest(*(_lines(path, settings) for path in paths), fillvalue=""))
+        rows: Iterator[list[str] | SetAside] = map(
+            list,
+            zip_longest(
+                *(_lines(path, settings, decoder) for path, decoder in zip(paths, decoders, strict=True)), fillvalue=""
+            ),
+        )
     else:
-        rows = _table(piece, settings)
+        decoders = [_decoder(piece.path, settings)]
+        rows = _table(piece, settings, decoders[0])
     block: list[str] = []
     number = 0
     for row in rows:
@@ -138,14 +146,16 @@ def read(piece: Piece, settings: ParallelTextSource) -> Iterator[Document | SetA
             lines = [settings.template.replace("{language}", code).replace("{line}", cell.strip()) for code, cell in named]
             block.append("\n".join(lines))
             if len(block) == settings.pairs_per_document:
-                yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block)
+                yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block, decoders)
                 number, block = number + 1, []
     if block:
-        yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block)
+        yield guarded(f"{piece.path}, document {number}", _document, piece, settings, number, block, decoders)
 
 
-def _document(piece: Piece, settings: ParallelTextSource, number: int, block: list[str]) -> Document:
-    metadata = {"languages": settings.languages, "pairs": len(block)}
+def _document(
+    piece: Piece, settings: ParallelTextSource, number: int, block: list[str], decoders: list[LineDecoder]
+) -> Document:
+    metadata = {"languages": settings.languages, "pairs": len(block)} | _facts([decoder.facts for decoder in decoders])
     return Document(f"{settings.name}/{piece.name}#{number}", "\n\n".join(block), settings.name, metadata)
 
 
@@ -153,21 +163,31 @@ def _whole(path: str, settings: ParallelTextSource) -> bytes:
     return read_whole(Piece(path, path, 0), settings)
 
 
-def _lines(path: str, settings: ParallelTextSource) -> Iterator[str]:
-    with open_compressed(path) as file:
+def _facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What documents are to say of the encodings of aligned files: the first that is no plain UTF-8."""
+    return next((found for found in facts if found), {})
+
+
+def _decoder(path: str, settings: ParallelTextSource) -> LineDecoder:
+    return LineDecoder(settings.encoding, partial(open_compressed, path))
+
+
+def _lines(path: str, settings: ParallelTextSource, decoder: LineDecoder) -> Iterator[str]:
+    with open_compressed(path) as packed, in_bytes_of_ascii(packed, settings.encoding) as file:
         for number, line in read_lines(file, settings):
             if line is None:
                 raise Unreadable(f"line {number} is longer than max_document_megabytes")
-            yield decode(line.rstrip(b"\r\n"))[0]
+            yield decoder.decode(line.rstrip(b"\r\n")).text
 
 
 def _count(path: str, settings: ParallelTextSource) -> int:
-    return sum(1 for _ in _lines(path, settings))
+    with open_compressed(path) as packed, in_bytes_of_ascii(packed, settings.encoding) as file:
+        return sum(1 for _ in read_lines(file, settings))
 
 
-def _table(piece: Piece, settings: ParallelTextSource) -> Iterator[list[str] | SetAside]:
+def _table(piece: Piece, settings: ParallelTextSource, decoder: LineDecoder) -> Iterator[list[str] | SetAside]:
     assert settings.columns is not None
-    for number, line in enumerate(_lines(piece.path, settings), 1):
+    for number, line in enumerate(_lines(piece.path, settings, decoder), 1):
         cells = line.split("\t")
         if len(cells) <= max(settings.columns):
             if line.strip():

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, decode, find_files, normalise_newlines, read_whole
+from data_prep.sources.file_kinds import other_kind
+from data_prep.sources.files import Piece, find_files, normalise_newlines, read_whole
+from data_prep.sources.text_encoding import TextSettings, decode
 
 
-class PlainTextSource(SourceSettings):
-    """Text files in UTF-8, UTF-16 with mark, or Windows-1252."""
+class PlainTextSource(TextSettings):
+    """Text files in any encoding."""
 
     type: Literal["plaintext"]
     separator: str | None = None
@@ -26,14 +28,14 @@ def pieces(settings: PlainTextSource, base: Path) -> list[Piece]:
 def read(piece: Piece, settings: PlainTextSource) -> Iterator[Document | SetAside]:
     """Documents of one file."""
     raw = read_whole(piece, settings)
-    if b"\0" in raw[:8192] and not raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
-        yield SetAside(piece.path, "binary data, not text")
+    if kind := other_kind(raw):
+        yield SetAside(piece.path, kind)
         return
-    text, encoding = decode(raw)
-    texts = _split(normalise_newlines(text), settings.separator)
+    decoded = decode(raw, settings.encoding)
+    texts = _split(normalise_newlines(decoded.text), settings.separator)
     for index, part in enumerate(texts):
         name = piece.name if settings.separator is None else f"{piece.name}#{index}"
-        yield Document(f"{settings.name}/{name}", part, settings.name, {"encoding": encoding})
+        yield Document(f"{settings.name}/{name}", part, settings.name, decoded.facts)
 
 
 def _split(text: str, separator: str | None) -> list[str]:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import orjson
 from protego import Protego
 
+from data_prep.sources import page_facts
+
 AGENTS = (
     "AI2Bot", "Ai2Bot-Dolma", "anthropic-ai", "Applebot-Extended", "Bytespider", "CCBot", "Claude-Web", "ClaudeBot",
     "cohere-ai", "cohere-training-data-crawler", "DeepSeekBot", "Diffbot", "FacebookBot", "Google-Extended", "GPTBot",
@@ -19,6 +21,7 @@ AGENTS = (
 )  # fmt: skip
 """Crawlers that gather text to train language models, of the catalogue at github.com/ai-robots-txt/ai.robots.txt (2025); those
 that search or answer for a user are left out."""
+_AGENT_NAMES = ("user-agent", "useragent")
 REMEMBERED = 100_000
 """Hosts whose rules an archive may teach, so that memory stays bounded; further ones forget the first."""
 
@@ -28,7 +31,7 @@ class SiteRules:
 
     def __init__(self, agents: list[str], folder: Path | None):
         self._agents, self._folder = agents, folder
-        self._robots: dict[str, Protego | None] = {}
+        self._robots: dict[str, Robots | None] = {}
         self._reserved: dict[str, list[tuple[re.Pattern[str], bool]]] = {}
 
     def learn(self, url: str, raw: bytes) -> bool:
@@ -48,7 +51,7 @@ class SiteRules:
         host = _host(url)
         self._look_up(host)
         rules = self._robots[host]
-        found = [f"robots.txt: {agent}" for agent in self._agents if rules is not None and not rules.can_fetch(url, agent)]
+        found = rules.denials(url, self._agents) if rules is not None else []
         if _is_reserved(url, self._reserved[host]):
             found.append("tdmrep.json")
         return {"opt_out": [*others, *found]} if others or found else {}
@@ -83,8 +86,60 @@ def _remember(known: dict[str, Any], host: str, rules: Any) -> None:
         del known[next(iter(known))]
 
 
-def _robots(raw: bytes) -> Protego:
-    return Protego.parse(raw[: 500 << 10].decode("utf-8", "replace"))  # RFC 9309, 2.5: at least 500 KiB are read
+def _robots(raw: bytes) -> Robots:
+    return Robots(raw[: 500 << 10])  # RFC 9309, 2.5: at least 500 KiB are read
+
+
+class Robots:
+    """A robots.txt, brought into the form that Protego reads as RFC 9309 means it.
+
+    A byte order mark goes. A group ends where a user-agent line follows a rule, with no other line: Crawl-delay, Content-Usage
+    and unknown lines between user-agent lines do not end it. Of an agent, only its product token counts ("GPTBot/1.0").
+    Content-Usage and Content-Signal (IETF aipref drafts, contentsignals.org) that deny training speak for their group's agents.
+    """
+
+    def __init__(self, raw: bytes):
+        lines: list[str] = []
+        self._unused: dict[str, list[str]] = {}
+        """Paths, by agent in lower case, whose use for training is denied."""
+        agents: list[str] = []
+        ruled = False
+        for line in _text(raw).splitlines():
+            name, colon, value = (part.strip() for part in line.split("#", 1)[0].partition(":"))
+            name = name.lower().replace(" ", "-")
+            if not colon:
+                continue
+            if name in _AGENT_NAMES:
+                agents, ruled = ([] if ruled else agents), False
+                token = re.match(r"[\w.*-]+(?:[ ][\w.*-]+)*", value)
+                agents.append(token.group().lower() if token else value.lower())
+                lines.append(f"User-agent: {agents[-1]}")
+            elif name in ("allow", "disallow"):
+                ruled = True
+                lines.append(f"{name}: {value}")
+            elif name in ("content-usage", "content-signal") and page_facts.denies_training(value):
+                path = value.split()[0] if value.startswith("/") else "/"
+                for agent in agents or ["*"]:
+                    self._unused.setdefault(agent, []).append(path)
+        self._protego = Protego.parse("\n".join(lines))
+
+    def denials(self, url: str, agents: list[str]) -> list[str]:
+        """What denies training on a page: "robots.txt: AGENT" for each agent that may not fetch it, or for its stated use."""
+        found = [f"robots.txt: {agent}" for agent in agents if not self._protego.can_fetch(url, agent.lower())]
+        if self._unused:
+            path = urlsplit(url).path or "/"
+            named = {"*", *(agent.lower() for agent in agents)}
+            if any(path.startswith(start) for agent in named for start in self._unused.get(agent, ())):
+                found.append("robots.txt: ai-train=no")
+        return found
+
+
+def _text(raw: bytes) -> str:
+    """The characters of a robots.txt: UTF-8 (RFC 9309, 2.3), or what its byte order mark says."""
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if raw.startswith(mark):
+            return raw[len(mark) :].decode(encoding, "replace")
+    return raw.decode("utf-8", "replace")
 
 
 def _reservations(raw: bytes) -> list[tuple[re.Pattern[str], bool]]:

@@ -28,6 +28,8 @@ from strict_json import ConfigError
 PACKINGS = ("", ".gz", ".zst", ".bz2", ".xz", ".lz4")
 SUFFIXES = tuple(kind + packed for kind in (".warc", ".wet", ".warc.wet.txt", ".arc") for packed in PACKINGS)
 _HTML_TYPES = ("text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml")
+_CRAWLERS = ("metadata", "urn", "dns", "whois", "screenshot", "thumbnail", "warcinfo")
+"""Schemes of the addresses under which crawlers keep their own logs and settings."""
 _UNSAID = ("", "unknown", "unknown/unknown", "application/unknown", "application/octet-stream", "no-type", "content/unknown")
 """Content types that say nothing: what begins with a tag of HTML is taken for a page."""
 
@@ -129,6 +131,8 @@ def _document(record: Record, identifier: str, settings: WarcSource, robots: Sit
             metadata["language"] = languages.split(",")[0].strip()
         text = record.block.decode("utf-8", "replace")
         return Document(identifier, text, settings.name, metadata | robots.signals(url, []))
+    if record.kind == "resource" and url.partition(":")[0].lower() in _CRAWLERS:
+        return PassedOver(settings.name, "resource of the crawler")
     if record.kind not in ("response", "resource"):
         return PassedOver(settings.name, f"{record.kind} record")
     return _from_response(_response(record), url, metadata, identifier, settings, robots)
@@ -138,6 +142,8 @@ def _response(record: Record) -> Response:
     """The HTTP response that a record holds; for what was got otherwise (ftp, dns, files) one is made of its content type."""
     if record.block[:5] == b"HTTP/":
         return parse_response(record.block)
+    if record.header.get("content-type", "").startswith("application/http") and re.match(rb"[^\n<]*\n[\w-]+:", record.block):
+        return parse_response(b"HTTP/1.0 " + record.block.lstrip())  # a status line without its beginning
     return Response(None, [("Content-Type", record.header.get("content-type", ""))], record.block)
 
 

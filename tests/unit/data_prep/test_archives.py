@@ -187,9 +187,28 @@ def test_what_is_no_document_is_counted(tmp_path):
         record(5, http(page(5), status="404 Not Found")),
         record(6, http(b"%PDF", "application/pdf")),
         record(7, http(page(7), "unknown/unknown")),
+        record(9, b"wget -r", kind="resource", form="text/plain").replace(b"http://a.org/9", b"metadata://gnu.org/wget.log"),
         record(8, b"GET / HTTP/1.1\r\n\r\n", kind="request"),
     ]
     (tmp_path / "a.warc").write_bytes(b"".join(records))
     documents, aside, passed = read(tmp_path)
     assert [document.text[:9] for document in documents] == ["Page 0: t", "Übermühle", "Page 7: t"] and not aside
+    assert passed.pop("resource of the crawler") == 1
     assert passed == {"image/png": 1, "revisit record": 1, "metadata record": 1, "status 404": 1, "application/pdf": 1}
+
+
+def test_odd_heads_of_responses(tmp_path):
+    records = [
+        record(0, http(page(0)).replace(b"HTTP/1.1 200 OK", b"HTTPX/1.1 200 OK")),
+        record(1, http(page(1))).replace(b"\r\n", b"\r\r\n").replace(b"Content-Length: ", b"X-Length: "),
+        record(2, http(page(2)).replace(b"200 OK", b"200")),
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(records))
+    documents, aside, _ = read(tmp_path)
+    assert begins(documents) == ["Page 0:", "Page 1:", "Page 2:"] and not aside
+
+
+def test_arc_with_bare_line_ends(tmp_path):
+    (tmp_path / "a.arc").write_bytes(b"".join(arc(1, ["http://a.org/0", "http://a.org/1"])).replace(b"\r\n", b"\n"))
+    documents, aside, _ = read(tmp_path)
+    assert begins(documents) == ["Page 0:", "Page 1:"] and not aside

@@ -139,7 +139,10 @@ def test_damaged_pairs_are_refused_or_converted(tmp_path_factory, words, name, d
     except ValueError:
         assert not (place / "out" / "shards" / "train" / "manifest.json").exists()
         return
-    TokenShards.open(place / "out" / "shards" / "train").verify_all()
+    try:
+        TokenShards.open(place / "out" / "shards" / "train").verify_all()
+    except ShardError as error:  # lengths that are possible, but cut documents elsewhere: seen by where their ends are
+        assert "end-of-document token" in str(error)
 
 
 def write_text_shards(folder: Path, tokenizer_folder: Path) -> TokenShards:

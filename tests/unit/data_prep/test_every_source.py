@@ -8,8 +8,10 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import io
 import json
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import document
-from data_prep.extract import _read
+from data_prep.extract import _read, _Tally
 from data_prep.sources import READERS
 from tests.unit.data_prep.test_web_sources import source, warc_record
 
@@ -66,6 +68,24 @@ def _(folder):
 @builds("parquet")
 def _(folder):
     pq.write_table(pa.table({"text": TEXTS}), folder / "a.parquet")
+    return {}
+
+
+@builds("arrow")
+def _(folder):
+    with pa.ipc.new_file(str(folder / "a.arrow"), pa.schema({"text": pa.string()})) as file:
+        file.write(pa.table({"text": TEXTS}))
+    return {}
+
+
+@builds("webdataset")
+def _(folder):
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for word, text in zip(WORDS, TEXTS, strict=True):
+            for ending, raw in (("jpg", b"\xff"), ("txt", text.encode())):
+                member = tarfile.TarInfo(f"{word}.{ending}")
+                member.size = len(raw)
+                archive.addfile(member, io.BytesIO(raw))
     return {}
 
 
@@ -204,6 +224,23 @@ def test_sources_have_a_builder_each():
     )
 
 
+@pytest.mark.parametrize("kind", sorted(READERS))
+def test_sources_have_every_fact_of_every_document_counted(tmp_path, kind):
+    chosen = source(paths=["."], type=kind, licence="MIT License", **BUILDERS[kind](tmp_path))
+    tally = _Tally()
+    items = (item for piece in READERS[kind].pieces(chosen, tmp_path) for item in _read([(chosen, piece)]))
+    documents = list(tally.keep(items))
+    assert len(documents) >= 3
+    assert all(document.metadata["licence"] == "MIT" or "licence_from" not in document.metadata for document in documents)
+    facts = tally.summary()["facts"]["s"]
+    assert {fact: sum(facts[fact].values()) for fact in ("licence", "language", "date", "url")} == dict.fromkeys(
+        ("licence", "language", "date", "url"), len(documents)
+    )
+    by_source = sum(document.metadata.get("licence_from") == "source" for document in documents)
+    assert facts["licence"].get("of the source", 0) == by_source
+    assert facts["licence"].get("named by the document", 0) == len(documents) - by_source
+
+
 class Refused(document.Document):
     """A document that fails in its making where its text holds BROKEN, as any unforeseen content can."""
 
@@ -213,7 +250,7 @@ class Refused(document.Document):
             raise ZeroDivisionError(f"a fault of the record with the {BROKEN}")
 
 
-PENDING = {"csv", "faq", "hf_dataset", "jsonl", "parquet", "plaintext", "question_answer", "warc", "wikipedia"}
+PENDING = {"faq", "plaintext", "warc", "wikipedia"}
 """Readers that do not yet guard each record; none may be added."""
 
 

@@ -48,6 +48,10 @@ def test_formulas_are_verbatim(formula):
         (r"50\% of \$5 \& a\_b \# \{x\}", "50% of $5 & a_b # {x}"),
         (r"at \url{http://a.b/c%20d_e} and \verb|50% \x| end % gone", r"at http://a.b/c%20d_e and 50% \x end"),
         ("one % a comment\n  two", "one two"),
+        ("one % a comment\n\ntwo", "one\n\ntwo"),
+        (r"\if0 not \fi shown \ifx\a\b one\else two\fi", "shown two"),
+        (r"Table~\ref{b}, (see \ref{c}), eq.~(\ref{d}), \cref{x,y}. By \citet{e}, not.", "Table, eq. By, not."),
+        (r"\begin{tabular}{ll} a & b \\ \cmidrule(lr){1-2} 3 & 4 \end{tabular}", "a\tb\n3\t4"),
         ("\\iffalse not \\iftrue this \\fi \\fi Kept.", "Kept."),
         ("A\\begin{comment}\nno\n\\end{comment}B", "AB"),
         (r"\textcolor{red}{red} \href{http://x}{link} \hspace{1cm}\includegraphics[width=2cm]{a} end", "red link end"),
@@ -169,6 +173,7 @@ def test_arxiv_submissions(tmp_path):
     (tmp_path / "2101.00003.pdf").write_bytes(b"%PDF-1.5")
     (tmp_path / "2101.00004.gz").write_bytes(gzip.compress(b"%PDF-1.5"))
     (tmp_path / "2101.00005.gz").write_bytes(gzip.compress(b"\\magnification 1200 Text \\bye"))
+    (tmp_path / "2101.00007.gz").write_bytes(gzip.compress(bytes(range(256)) * 9))
     folder = tmp_path / "2101.00006"
     (folder / "sec").mkdir(parents=True)
     for name, raw in PARTS.items():
@@ -178,7 +183,15 @@ def test_arxiv_submissions(tmp_path):
     )
     (folder / "00README.json").write_text(json.dumps({"sources": [{"filename": "main.tex", "usage": "toplevel"}]}))
     read = read_all(tmp_path)
-    assert sorted(read) == ["2101.00001.gz", "2101.00003.pdf", "2101.00004.gz", "2101.00005.gz", "2101.00006", "math0303005.gz"]
+    assert sorted(read) == [
+        "2101.00001.gz",
+        "2101.00003.pdf",
+        "2101.00004.gz",
+        "2101.00005.gz",
+        "2101.00006",
+        "2101.00007.gz",
+        "math0303005.gz",
+    ]
     whole = read["2101.00001.gz"]
     assert whole.text == "On mills\n\nOne.\n\nTwo. End."
     assert whole.metadata == {"title": "On mills", "missing_inputs": 1, "main_file": "main.tex", "arxiv_id": "2101.00001",
@@ -186,6 +199,7 @@ def test_arxiv_submissions(tmp_path):
     assert read["2101.00006"].text == whole.text
     assert read["math0303005.gz"].metadata["arxiv_id"] == "math/0303005"
     assert "PDF alone" in read["2101.00003.pdf"].reason and "PDF alone" in read["2101.00004.gz"].reason
+    assert "neither a tar nor LaTeX" in read["2101.00007.gz"].reason
     assert "plain TeX" in read["2101.00005.gz"].reason
 
 
@@ -220,8 +234,8 @@ def test_papers_take_what_they_include_once(tmp_path):
 
 
 def test_declared_encodings():
-    assert decode_latex("\\usepackage[latin2]{inputenc}\nŁódź".encode("iso-8859-2")).endswith("Łódź")
-    assert decode_latex("\\usepackage[latin1]{inputenc}\nŁódź".encode()).endswith("Łódź")
+    assert decode_latex("\\usepackage[latin2]{inputenc}\nŁódź".encode("iso-8859-2")).text.endswith("Łódź")
+    assert decode_latex("\\usepackage[latin1]{inputenc}\nŁódź".encode()).text.endswith("Łódź")
 
 
 @pytest.mark.parametrize(

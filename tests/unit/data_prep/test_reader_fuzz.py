@@ -44,6 +44,32 @@ MARKDOWN = "---\ntitle: 'Mills'\nlicense: CC-BY-4.0\n---\n# Summary\nA mill [@ke
 LATEX = "\\documentclass{article}\\title{Mills}\\begin{document}\\section{One}A mill \\cite{x}.\\end{document}"
 
 
+JATS = """<!DOCTYPE article PUBLIC "x" "y.dtd"><article xml:lang="en"><front><article-meta>
+<article-id pub-id-type="pmc">1</article-id>
+<title-group><article-title>Mills</article-title></title-group></article-meta></front><body><sec><title>One</title><p>10<sup>6</sup>
+<table-wrap><table><tr><td colspan="2">a</td></tr></table></table-wrap></p></sec></body></article>"""
+TEI = "<TEI><teiHeader/><text><body><div><head>Mills</head><p>A mill <ref>[1]</ref>.</p></div></body></text></TEI>"
+POSTS = """<posts><row Id="1" PostTypeId="1" Title="Mills" Body="&lt;p&gt;Why?&lt;/p&gt;" AcceptedAnswerId="2" />
+<row Id="2" PostTypeId="2" ParentId="1" Score="3" Body="&lt;p&gt;For bread.&lt;/p&gt;" /></posts>"""
+TMX = """<tmx><body><tu><tuv xml:lang="en"><seg>Hi <ph/>all</seg></tuv>
+<tuv xml:lang="de"><seg>Hallo</seg></tuv></tu></body></tmx>"""
+
+
+def book() -> bytes:
+    container = '<container><rootfiles><rootfile full-path="a.opf"/></rootfiles></container>'
+    package = """<package><manifest><item id="t" href="t.xhtml" media-type="application/xhtml+xml"/></manifest><spine>
+    <itemref idref="t"/></spine></package>"""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in (
+            ("META-INF/container.xml", container),
+            ("a.opf", package),
+            ("t.xhtml", "<body><p>A mill.</p></body>"),
+        ):
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
 def jsonl() -> bytes:
     return b"".join(orjson.dumps(row) + b"\n" for row in ROWS)
 
@@ -108,6 +134,12 @@ FILES: dict[str, tuple[bytes, dict]] = {
     "a.en.tsv": (TSV, {"type": "parallel_text", "languages": ["en", "de"], "columns": [0, 1]}),
     "paper.md": (MARKDOWN.encode(), {"type": "papers"}),
     "paper.tex": (LATEX.encode(), {"type": "papers"}),
+    "2101.00001.gz": (gzip.compress(LATEX.encode()), {"type": "arxiv"}),
+    "a.nxml": (JATS.encode(), {"type": "jats"}),
+    "a.tei.xml": (TEI.encode(), {"type": "tei"}),
+    "Posts.xml": (POSTS.encode(), {"type": "stack_exchange"}),
+    "a.epub": (book(), {"type": "epub"}),
+    "a.tmx": (TMX.encode(), {"type": "tmx", "languages": ["en", "de"]}),
     "a.zip": (zipped(), {"type": "jsonl"}),
     "a.tar": (tarred("w"), {"type": "jsonl"}),
     "a.tar.gz": (tarred("w:gz"), {"type": "jsonl"}),

@@ -47,7 +47,9 @@ def test_plaintext_encodings(tmp_path, encoding):
     (document,), _ = read(tmp_path, type="plaintext", paths=["a.txt"])
     assert document.text == "Größe “x”\nzwei\ndrei"
     assert document.id == "s/a.txt"
-    assert document.metadata == {"encoding": {"utf-8": "utf-8-sig"}.get(encoding, encoding)}
+    assert document.metadata == {"encoding": encoding.removesuffix("-sig")} | (
+        {"encoding_assumed": True} if encoding == "cp1252" else {}
+    )
 
 
 def test_plaintext_separator_and_binary(tmp_path):
@@ -56,7 +58,7 @@ def test_plaintext_separator_and_binary(tmp_path):
     documents, aside = read(tmp_path, type="plaintext", paths=["*.txt"], separator="---")
     assert texts(documents) == ["one", "two\nlines", "three"]
     assert [document.id for document in documents] == ["s/a.txt#0", "s/a.txt#1", "s/a.txt#2"]
-    assert aside == [SetAside(str(tmp_path / "b.txt"), "binary data, not text")]
+    assert aside == [SetAside(str(tmp_path / "b.txt"), "a picture")]
 
 
 def test_finding_files(tmp_path):

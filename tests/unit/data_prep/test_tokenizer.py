@@ -140,3 +140,32 @@ def test_dropout_of_a_tokenizer_is_left_out(folder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_bytes((folder / "tokenizer_config.json").read_bytes())
     random, plain = CorpusTokenizer(tmp_path), CorpusTokenizer(folder)
     assert [ids.tolist() for ids in random.encode(TEXTS)] == [ids.tolist() for ids in plain.encode(TEXTS)]
+
+
+def test_long_words_are_cut_for_training_alone(tmp_path):
+    long = ["a" * 100_000, "x" * 700 + " " * 900 + "y" * 256, "9" * 300]
+    assert tokenizer.train([*TEXTS, *long], 400, None, tmp_path) == 4  # a, x, the spaces, 9
+    words = tokenizer.training_words()
+    found = [word for text in [*TEXTS, *long] for word, _ in words.pre_tokenize_str(text)]
+    assert max(map(len, found)) == tokenizer.MAX_WORD_BYTES
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert definition["pre_tokenizer"]["type"] == "ByteLevel"
+
+
+def test_training_is_as_without_a_limit_where_no_word_is_long(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer, "training_words", lambda: pre_tokenizers.ByteLevel(add_prefix_space=False))
+    assert tokenizer.train(TEXTS, 400, None, tmp_path) == 0
+    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_the_fingerprint_is_that_of_what_transformers_save_again(folder, tmp_path):
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    content = json.loads((folder / "tokenizer.json").read_text())
+    template = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}}
+    for post_processor in (saved["post_processor"], template, None):
+        (tmp_path / "changed.json").write_text(json.dumps({**content, "post_processor": post_processor}))
+        assert tokenizer_fingerprint(tmp_path / "changed.json") == tokenizer_fingerprint(folder / "tokenizer.json")
+    template["single"].insert(0, {"SpecialToken": {"id": "<s>", "type_id": 0}})
+    (tmp_path / "changed.json").write_text(json.dumps({**content, "post_processor": template}))
+    assert tokenizer_fingerprint(tmp_path / "changed.json") != tokenizer_fingerprint(folder / "tokenizer.json")

@@ -333,7 +333,7 @@ def test_a_bomb_is_set_aside(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "identifier"),
     [
-        ("https://creativecommons.org/licenses/by-nc-sa/3.0/de/", "CC-BY-NC-SA-3.0"),
+        ("https://creativecommons.org/licenses/by-nc-sa/3.0/de/", "CC-BY-NC-SA-3.0-DE"),
         ("http://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0"),
         ("CC BY 4.0", "CC-BY-4.0"),
         ("Creative Commons Attribution-ShareAlike 3.0", "CC-BY-SA-3.0"),

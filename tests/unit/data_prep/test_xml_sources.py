@@ -136,6 +136,14 @@ def test_articles_within_articles_and_damaged_ones(tmp_path):
     assert len(aside) == 1 and "damaged XML" in aside[0].reason
 
 
+def test_notes_of_tables_and_empty_articles(tmp_path):
+    film = "<media><label>Video 1.</label><caption><p>Turning.</p></caption></media>"
+    note = film + "<table-wrap-foot><fn><p><sup>a</sup>Seen.</p></fn></table-wrap-foot>"
+    (tmp_path / "a.xml").write_text(f"<s><article><body><p>On 10<sup>6</sup>{note}</p></body></article><article/></s>")
+    documents, _ = read_all(tmp_path, "jats")
+    assert [document.text for document in documents] == ["On 10^6\n\nVideo 1. Turning.\n\na Seen.", ""]
+
+
 def test_xml_of_another_kind_is_named(tmp_path):
     (tmp_path / "a.xml").write_text("<html><p>x</p></html>")
     with pytest.raises(Unreadable, match="not JATS"):
