@@ -44,7 +44,7 @@ def read_books(worktree: Path, books: list[Path]) -> list[tuple[str | None, str 
 
 
 def plain(text: str) -> str:
-    """A text without what editions write differently: marks of quotation and emphasis, dashes, blanks, capitals."""
+    """A text without what editions write differently: quotation marks, emphasis (capitals too), dashes, blanks."""
     text = re.sub(r"[\"'‘’“”_`*+]|^-- ", "", text).replace("—", "--")
     return re.sub(r"(?<=[^\W\d_])- (?=[^\W\d_])", "-", " ".join(text.lower().split()))
 

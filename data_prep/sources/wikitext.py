@@ -35,7 +35,8 @@ _OPENS = re.compile(
 """Six ways to open something, and the six to close it, in the same order."""
 _TABLE = re.compile(r"^[ \t]*:*[ \t]*\{\||^[ \t]*\|\}(?!\})", re.MULTILINE)
 _VARIANT = re.compile(r"-\{(?!\{)((?:(?!-\{)[^{}]|\{\{[^{}]*\}\}|\{(?!\{)|\}(?![-}]))*)\}-")
-_CHOICES = re.compile(r"(?:^|;)\s*(?:[^;:{}]*=>)?\s*([a-z]{2,3}-[a-z]{2,4})\s*:((?:&[#\w]+;|[^;])*)", re.IGNORECASE)
+_CODE = r"(?:zh|sr|kk|ku|iu|tg|uz|gan|shi|crh|ban|tly|wuu|sh)(?:-[a-z]{1,9})*"
+_CHOICES = re.compile(rf"(?:^|;)\s*(?:[^;:{{}}]*=>)?\s*({_CODE})\s*:((?:&[#\w]+;|[^;])*)", re.IGNORECASE)
 VARIANTS = ("zh-hans", "zh-cn", "zh-sg", "zh-my", "sr-ec", "sr-cyrl")
 """Variants taken first where none is asked for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -143,7 +144,8 @@ class Renderer:
         if name in DROPPED_TAGS:
             return
         if node.wiki_markup and name in ("li", "dt", "dd"):
-            out.append("- " if name == "li" and not (out and out[-1].endswith("- ")) else "")
+            inline = name == "dd" and not _line_is_blank(out)  # ;title: definition
+            out.append(": " if inline else "- " if name == "li" and not (out and out[-1].endswith("- ")) else "")
         elif name in ("sup", "sub"):
             raised = superscript if name == "sup" else subscript
             out.append(raised(self.text(node.contents), *_around(out, nodes, place), self.wiki.powers))
@@ -154,6 +156,7 @@ class Renderer:
                 out.append("\n")
             if name in AS_WRITTEN and node.contents is not None:
                 content = self.text(node.contents) if name == "code" else str(node.contents)
+                content = html.unescape(content) if name in ("nowiki", "pre") else content
                 out.append(self.protect(content.strip("\n")))
             elif node.contents is not None:
                 self.render(node.contents, out)

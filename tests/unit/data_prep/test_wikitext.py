@@ -84,6 +84,10 @@ ROWS = [
     ("pt", "{{séc|XIX}}", "século XIX"),
     ("ca", "{{segle|XIX}}", "segle XIX"),
     ("ja", "{{生年月日と年齢|1950|1|2}}", "1950年1月2日"),
+    ("en", ";title:def\n* {{sic|teh}} {{vr|a}}", "title: def\n- teh [sic] a"),
+    ("en", "<nowiki>&lt;b&gt; {{x}}</nowiki> {{IPA-nah|x}}y", "<b> {{x}} y"),
+    ("en", "{{convert|54.5|nmi|km|disp=flip}} {{convert|15700|ft3|disp=output number only}}", "54.5 nmi"),
+    ("zh", "-{zh:China;zh-Hant-TW:Taiwan}- -{12:30}- -{http://x.org:80}-", "China 12:30 http://x.org:80"),
 ]
 
 
