@@ -1,4 +1,4 @@
-"""Corpus building: python -m data_prep run | peek | pack | trace | takedown | verify | convert | schema."""
+"""Corpus building: python -m data_prep run | check | peek | pack | trace | takedown | verify | convert | schema."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data_prep import peek
 
 if TYPE_CHECKING:
     from data_prep.ranks import Ranks
@@ -51,13 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rebuild", action="store_true", help="build anew the stages whose settings or inputs have changed")
     run.set_defaults(run_command=_run)
 
-    peek = commands.add_parser("peek", help="show documents of a stage's part, or of a folder of shards")
-    peek.add_argument("path", type=_folder, help="a .jsonl.zst part, a stage's folder, or a shards folder or its URL")
-    peek.add_argument("--count", type=int, default=3)
-    peek.add_argument("--skip", type=int, default=0)
-    peek.add_argument("--characters", type=int, default=500, help="of each text")
-    peek.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
-    peek.set_defaults(run_command=_peek)
+    peeked = commands.add_parser("peek", help="show documents that a build kept or dropped, or those of a folder of shards")
+    peek.add_arguments(peeked, _folder)
+    peeked.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
+    peeked.set_defaults(run_command=peek.show)
 
     verify = commands.add_parser("verify", help="check every byte of a folder of shards, its plans and lists of documents")
     verify.add_argument("shards", type=_folder, help="their folder, or its URL")
@@ -150,57 +148,6 @@ def _check(options: argparse.Namespace) -> int:
     from data_prep import check, recipe
 
     print(check.describe(check.inputs(recipe.load(options.recipe, options.set))))
-    return 0
-
-
-def _peek(options: argparse.Namespace) -> int:
-    from data_prep.document import SUFFIX, read_records
-    from data_prep.shards.megatron import is_megatron
-
-    if isinstance(options.path, str) or (options.path / "manifest.json").is_file() or is_megatron(options.path):
-        return _peek_shards(options)
-    if options.path.is_dir():
-        return _peek_stage(options)
-    if not options.path.name.endswith(SUFFIX) or not options.path.is_file():
-        raise ValueError(f"{options.path}: neither a {SUFFIX} part nor a folder of shards.")
-    for record in islice(read_records(options.path), options.skip, options.skip + options.count):
-        text = record.pop("text", "")
-        print(json.dumps(record, ensure_ascii=False))
-        print(text[: options.characters], end="\n\n")
-    return 0
-
-
-def _peek_stage(options: argparse.Namespace) -> int:
-    """The first documents kept and dropped, from the parts anywhere below a folder."""
-    from data_prep.document import SUFFIX
-
-    parts = sorted(options.path.rglob(f"part-*{SUFFIX}"))
-    chosen = [next((p for p in parts if p.name.endswith(f".{kind}{SUFFIX}")), None) for kind in ("kept", "dropped")]
-    chosen = [part for part in chosen if part] or parts[:1]
-    if not chosen:
-        raise ValueError(f"{options.path}: no {SUFFIX} parts here or below, and no shards.")
-    for part in chosen:
-        print(f"== {part} (1 of {len(parts)} files)")
-        _peek(argparse.Namespace(**vars(options) | {"path": part}))
-    return 0
-
-
-def _peek_shards(options: argparse.Namespace) -> int:
-    from tokenizers import Tokenizer
-
-    from data_prep.shards import open_shards
-    from data_prep.shards.storage import join, read_whole
-
-    shards, path = open_shards(options.path, options.tokenizer), options.path
-    corpus = path.rstrip("/").rsplit("/", 2)[0] if isinstance(path, str) else path.resolve().parent.parent
-    content = read_whole(join(options.tokenizer or join(corpus, "tokenizer"), "tokenizer.json"))
-    tokenizer = Tokenizer.from_buffer(content) if content else None
-    starts = [*shards.document_starts().tolist(), shards.tokens]
-    for index in range(options.skip, min(options.skip + options.count, shards.documents)):
-        ids = shards.read(starts[index], starts[index + 1])
-        print(f"document {index}: tokens {starts[index]} to {starts[index + 1]}, first ids {ids[:12].tolist()}")
-        text = tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) if tokenizer else ""
-        print(text[: options.characters], end="\n\n")
     return 0
 
 
