@@ -79,7 +79,8 @@ def packed(kind: str) -> bytes:
 
 ARCHIVES = {
     "a.tar": lambda raw: raw, "a.tgz": gzip.compress, "a.tar.gz": gzip.compress, "A.TAR.BZ2": bz2.compress,
-    "a.tbz2": bz2.compress,    "a.tar.xz": lzma.compress, "a.txz": lzma.compress, "a.Tar.Zst": zstandard.ZstdCompressor().compress,
+    "a.tbz2": bz2.compress, "a.tar.xz": lzma.compress, "a.txz": lzma.compress,
+    "a.Tar.Zst": zstandard.ZstdCompressor().compress,
 }  # fmt: skip
 
 
