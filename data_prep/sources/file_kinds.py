@@ -80,7 +80,7 @@ def other_kind(raw: bytes) -> str | None:
     lines = head.count(b"\n") + 1
     if _ROFF.search(head) and 4 * len(_ROFF_LINE.findall(head)) >= lines:
         return "a manual page in roff, whose markup is no text: render it first, with `mandoc -T utf8 FILE | col -bx`"
-    if b"\0" in head and (not head.strip(b"\0") or not _is_wide(head)):
+    if b"\0" in head and not _is_wide(head):
         return BINARY
     return None
 
