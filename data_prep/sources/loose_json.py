@@ -16,8 +16,8 @@ _LARGE = 2.0**63
 
 def loads(raw: bytes, decode: Callable[[bytes], Decoded] = decode) -> Any:
     """The value of a JSON text: as the standard has it, or with what Python's json writes beyond: numbers that are none or
-    beyond all bounds (NaN and 1e400 become null), lone surrogates (U+FFFD). Integers beyond 64 bits, which orjson would round to
-    floats, become their digits as text. What is no UTF-8 is read by `decode`.
+    beyond all bounds (NaN and 1e400 become null), lone surrogates (U+FFFD). Integers beyond 64 bits, which orjson would
+    round to floats, become their digits as text. What is no UTF-8 is read by `decode`.
 
     Raises ValueError, as Unreadable for bytes in no encoding that can be told.
     """
