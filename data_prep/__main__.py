@@ -147,7 +147,11 @@ def _build(options: argparse.Namespace, others: Ranks | None) -> int:
 def _check(options: argparse.Namespace) -> int:
     from data_prep import check, recipe
 
-    print(check.describe(check.inputs(recipe.load(options.recipe, options.set))))
+    build = recipe.load(options.recipe, options.set)
+    found = check.inputs(build)
+    print(check.describe(found))
+    for line in check.warnings(build, found):
+        print(f"WARNING             {line}")
     return 0
 
 

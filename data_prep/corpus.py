@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 from tqdm import tqdm
 
-from data_prep import check, clean, extract, holdout, losses, packing, report, stage, survey, tokenise, tokenizer
+from data_prep import check, clean, extract, facts, holdout, losses, packing, report, stage, survey, tokenise, tokenizer
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.long_text import LongText
@@ -225,6 +225,10 @@ def _summary(
         "drop_samples": samples,
         "set_aside": [entry for result in extracted.results for entry in result["set_aside"]],
         "set_aside_count": sum(result["set_aside_count"] for result in extracted.results),
+        "facts": facts.add_up(extracted.results, "facts"),
+        "passed_over": facts.add_up(extracted.results, "passed_over"),
+        "notes": [note for result in extracted.results for note in result.get("notes", [])],
+        "clean": [{"type": step.type, "only_sources": step.only_sources} for step in build.recipe.clean],
         "tokenizer": {
             "vocab_size": opened.vocab_size,
             "eod_token": opened.eod_token,
@@ -283,6 +287,7 @@ def describe(summary: dict[str, Any]) -> str:
             count for reason, count in summary["dropped_from"].get(source, {}).items() if not reason.startswith("extract:")
         )
         lines.append(f"source      {source}: {count:,} read, {gone:,} dropped ({gone / max(1, count):.1%})")
+    lines += facts.lines(summary)
     lines += [f"TAKES MUCH  {alarm}" for alarm in losses.alarms(read, summary["dropped_from"])]
     lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]
     for split, plans in summary["plans"].items():

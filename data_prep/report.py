@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_prep import losses, packing
+from data_prep import facts, losses, packing
 from data_prep.shards import TokenShards
 from data_prep.stage import partial_name
 
@@ -37,6 +37,7 @@ def write(path: Path, summary: dict[str, Any]) -> None:
     sections = [
         _headline(summary),
         _sources(summary),
+        facts.section(summary),
         _set_aside(summary),
         _lengths(summary),
         _languages(summary),
@@ -65,14 +66,14 @@ def _manifests(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _headline(summary: dict[str, Any]) -> str:
     manifests = _manifests(summary).values()
     tokens, documents, size = (sum(m[key] for m in manifests) for key in ("tokens", "documents", "text_bytes"))
-    facts = {
+    figures = {
         "tokens": f"{tokens:,}",
         "documents kept": f"{documents:,}",
         "documents dropped": f"{sum(summary['dropped'].values()):,}",
         "text": _bytes(size),
         "bytes per token": f"{size / (tokens - documents):.2f}" if tokens > documents else "-",
     }
-    return "<div class=big>" + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in facts.items()) + "</div>"
+    return "<div class=big>" + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in figures.items()) + "</div>"
 
 
 def _set_aside(summary: dict[str, Any]) -> str:
@@ -161,10 +162,9 @@ def _drops(summary: dict[str, Any]) -> str:
 
 def _languages(summary: dict[str, Any]) -> str:
     survey = summary["survey"]
-    return (
-        "<h2>Languages</h2>" + _bars(survey["language"], "language") + "<h2>Domains</h2>" + _bars(survey["domain"], "domain")
-        + "<p>Documents by the host of their URL.</p>"
-    )  # fmt: skip
+    languages, domains = _bars(survey["language"], "language"), _bars(survey["domain"], "domain")
+    rest_on = escape(facts.languages_are(summary))
+    return f"<h2>Languages</h2><p>{rest_on}</p>{languages}<h2>Domains</h2>{domains}<p>Documents by the host of their URL.</p>"
 
 
 def _rights(summary: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def _diversity(summary: dict[str, Any]) -> str:
     documents = max(1, sum(survey["topic"].values()))
     shares = [count / documents for count in survey["domain"].values()]
     words = max(1, survey["words"])
-    facts = [
+    rows = [
         ("words", f"{survey['words']:,}"),
         ("distinct words (estimate)", f"{survey['distinct_words']:,}"),
         ("the ten most frequent words", f"{sum(list(survey['frequent_words'].values())[:10]) / words:.1%} of all"),
@@ -196,7 +196,7 @@ def _diversity(summary: dict[str, Any]) -> str:
     return (
         "<h2>Groups that documents name</h2>" + _bars(survey["group"], "group", total=documents)
         + "<h2>Topics</h2>" + _bars(survey["topic"], "topic")
-        + "<h2>Vocabulary and concentration</h2>" + _table(("", ""), facts)
+        + "<h2>Vocabulary and concentration</h2>" + _table(("", ""), rows)
         + f"<p class=sample>Most frequent: {frequent}</p>"
         "<p><b>Method and limits.</b> A document names a group when it holds one of a short list of English words; its topic "
         "is the list with most words in it, two at least. Lists (data_prep/survey.py) miss other languages, names, pronouns of "
@@ -218,18 +218,18 @@ def _bars(counts: dict[str, int], title: str, unit: str = "documents", total: in
 
 
 def _tokenizer(summary: dict[str, Any]) -> str:
-    facts = summary["tokenizer"]
+    made = summary["tokenizer"]
     rows = [
-        ("origin", "byte-level BPE trained on this corpus" if facts["trained"] else "existing tokenizer, copied"),
-        ("vocabulary", f"{facts['vocab_size']:,} ids"),
-        ("end of document", f"<code>{escape(facts['eod_token'])}</code> (id {facts['eod_id']})"),
+        ("origin", "byte-level BPE trained on this corpus" if made["trained"] else "existing tokenizer, copied"),
+        ("vocabulary", f"{made['vocab_size']:,} ids"),
+        ("end of document", f"<code>{escape(made['eod_token'])}</code> (id {made['eod_id']})"),
         (
             "engine",
             "gigatoken, ids proven equal to Hugging Face's on samples"
-            if not facts["slow_because"]
-            else f"Hugging Face tokenizers: {escape(facts['slow_because'])}",
+            if not made["slow_because"]
+            else f"Hugging Face tokenizers: {escape(made['slow_because'])}",
         ),
-        ("fingerprint", f"<code>{facts['fingerprint']}</code>"),
+        ("fingerprint", f"<code>{made['fingerprint']}</code>"),
     ]
     return "<h2>Tokenizer</h2>" + _table(("", ""), rows)
 

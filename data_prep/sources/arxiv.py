@@ -18,10 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
-
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, SourceSettings, Unreadable, find_files, guarded, read_whole
+from data_prep.sources import archives
+from data_prep.sources.files import Piece, SourceSettings, Unreadable, find_files, guarded, open_raw, read_whole
 from data_prep.sources.latex import from_latex
 from data_prep.sources.latex_files import decode_latex, is_latex, loader
 
@@ -162,10 +161,17 @@ def _files(piece: Piece, settings: ArxivSource) -> dict[str, bytes]:
         return unpack(read_whole(piece, settings), settings)
     if chain:
         protocol, _, inside = inner.rpartition("://")
-        system = fsspec.core.url_to_fs(f"{protocol}://::{'::'.join(chain)}")[0]
-        names = [name for name in system.find(inside) if _is_text(name)]
-        return _limited(((name[len(inside) :].strip("/"), system.cat_file(name)) for name in names[:MAX_FILES]), settings)
+        return _limited(_members(protocol, inside, "::".join(chain), settings), settings)
     return {posixpath.basename(piece.path): read_whole(piece, settings)}
+
+
+def _members(kind: str, folder: str, archive: str, settings: ArxivSource) -> Iterator[tuple[str, bytes]]:
+    """Text files below a folder of an archive, by their names there."""
+    top = f"{folder}/" if folder else ""
+    names = [member.name for member in archives.members(kind, archive, open_raw) if member.name.startswith(top)]
+    for name in [name for name in names if name and _is_text(name)][:MAX_FILES]:
+        with open_raw(f"{kind}://{name}::{archive}") as file:
+            yield name.removeprefix(top), file.read(settings.max_document_bytes + 1)
 
 
 def _folder(folder: str) -> Iterator[tuple[str, bytes]]:

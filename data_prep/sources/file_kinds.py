@@ -91,4 +91,6 @@ def _is_wide(head: bytes) -> bool:
         return True
     even, odd = head[0::2].count(0), head[1::2].count(0)
     zeros, half = even + odd, len(head) / 2
+    if zeros > 0.8 * len(head):  # UTF-32 of Latin letters has three of four
+        return False
     return zeros > 0.2 * half and (min(even, odd) < 0.05 * half or (head.count(b"\0\0\0") > 0.2 * len(head) / 4))

@@ -1,54 +1,40 @@
 """What the sources share: finding input files wherever they lie, and reading them without trusting them.
 
-A path is a local file, a folder, a glob pattern, an archive (.zip, .tar, .tar.gz: its members are the files), or any URL that
-fsspec opens (s3://bucket/x.jsonl.zst, https://..., zip://*.txt::books.zip).
+A path is a local file, a folder, a glob pattern, an archive (zip, or tar, packed or not: its members are the files, also
+those of an archive in it), or any URL that fsspec opens (s3://bucket/x.jsonl.zst, https://..., zip://*.txt::books.zip).
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
+import logging
 import os
+import posixpath
 import re
-import tarfile
 import traceback
-import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import fsspec
-import pyarrow as pa
 from pydantic import Field
 
 from data_prep.document import SetAside
+from data_prep.sources import archives
+from data_prep.sources.archives import member_name, printable
+from data_prep.sources.unpacking import EXPANSION, EXPANSION_FLOOR, MAGIC, BytesBehind, Unpacked, Unreadable, packing_of
 from strict_json import ConfigError, StrictModel
 
 Made = TypeVar("Made")
 
-ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar"}
-MAGIC = {
-    ".gz": rb"\x1f\x8b\x08",
-    ".bz2": rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",
-    ".xz": rb"\xfd7zXZ\0",
-    ".zst": rb"\x28\xb5\x2f\xfd",
-}
-"""How compressed files are named, and begin."""
+logger = logging.getLogger(__name__)
+__all__ = ["EXPANSION", "EXPANSION_FLOOR", "Unreadable"]
+
 VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified")
 """What file systems call the version of a file."""
-EXPANSION = 1000
-"""A compressed file that grows by more than this is taken for a decompression bomb, once it is above EXPANSION_FLOOR."""
-EXPANSION_FLOOR = 256 << 20
-
-
-class Unreadable(ValueError):
-    """An input that cannot be read further; the message says why. Its file is set aside, the rest goes on."""
 
 
 def guarded(where: str, make: Callable[..., Made], *arguments: object) -> Made | SetAside:
@@ -75,7 +61,7 @@ class SourceSettings(StrictModel):
     name: str = Field(min_length=1)
     """Name of the source, kept with each document and used in data mixtures."""
     paths: list[str] = Field(min_length=1)
-    """Files, folders, glob patterns, archives (.zip, .tar) or fsspec URLs; relative to the recipe's folder."""
+    """Files, folders, glob patterns, archives (zip, or tar packed or not) or fsspec URLs; relative to the recipe's folder."""
     licence: str | None = None
     """Licence of all its documents, best as an SPDX id; kept with each document that names none itself."""
     max_document_megabytes: int = Field(default=256, ge=1)
@@ -97,9 +83,9 @@ class Piece:
     """One unit of input: a file, or a range of rows of one."""
 
     path: str
-    """Local path, or a URL for fsspec."""
+    """Local path with other bytes than UTF-8 as \\\\xNN, or a URL; for open_raw."""
     name: str
-    """The path relative to the source's common folder: the stem of document ids."""
+    """The path from the recipe's folder on, a URL without its protocol, an archive's name and the member's: the stem of ids."""
     size: int
     """Bytes, for planning and progress."""
     changed: str = ""
@@ -112,56 +98,150 @@ class Piece:
 
 
 def find_files(settings: SourceSettings, base: Path) -> list[Piece]:
-    """All files of a source, sorted.
+    """All files of a source, sorted; members of an archive in its order.
 
     Raises ConfigError naming each path that matches nothing.
     """
-    suffixes = settings.suffixes
     found: dict[str, Piece] = {}
+    listing = _Listing(base, settings.suffixes)
     for entry in settings.paths:
-        pieces = list(_remote(entry, base, suffixes) if "://" in entry else _local(entry, base, suffixes))
+        pieces = list(listing.pieces(entry))
         if not pieces:
-            wanted = f" with {', '.join(suffixes)}" if suffixes else ""
+            wanted = f" with {', '.join(settings.suffixes)}" if settings.suffixes else ""
             place = entry if "://" in entry else os.path.join(base, os.path.expanduser(entry))
             raise ConfigError(f"source {settings.name}: {entry} matches no file{wanted} (looked for {place}).")
         found |= {piece.path: piece for piece in pieces}
-    common = os.path.commonpath([os.path.dirname(piece.name) for piece in found.values()])
-    relative = [_replace_name(piece, os.path.relpath(piece.name, common)) for piece in found.values()]
-    return sorted(relative, key=lambda piece: piece.path)
+    return sorted(found.values(), key=lambda piece: piece.path.rpartition("::")[2])  # stable: members keep their order
 
 
-def _replace_name(piece: Piece, name: str) -> Piece:
-    return Piece(piece.path, Path(name).as_posix(), piece.size, piece.changed, problem=piece.problem)
+def passed_over(settings: SourceSettings, base: Path) -> dict[str, int]:
+    """Files of the source's folders and archives that its suffixes leave out, counted by ending in lower case, with the one of
+    compression (".csv.gz"); "(none)" for names without."""
+    listing = _Listing(base, settings.suffixes)
+    if settings.suffixes is not None:
+        for entry in settings.paths:
+            for _ in listing.pieces(entry):
+                pass
+    return dict(sorted(Counter(map(_ending, listing.left_out)).items()))
 
 
-def _local(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
-    """Pieces of a local path or pattern; their names are absolute paths here."""
-    pattern = os.path.join(base, os.path.expanduser(entry))
-    matches = glob(pattern, recursive=True) if has_magic(entry) and not os.path.exists(pattern) else [pattern]
-    for match in matches:
-        if os.path.isdir(match):
-            yield from _folder(match, suffixes)
-        elif os.path.isfile(match):
-            yield from _file(os.path.abspath(match), suffixes)
+def _ending(path: str) -> str:
+    """Of a local path, or of an archive's member."""
+    stem, ending = os.path.splitext(path.split("::")[0].rpartition("/")[2].lower())
+    return (os.path.splitext(stem)[1] + ending if ending in MAGIC else ending) or "(none)"
 
 
-def _folder(folder: str, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
-    problems: list[OSError] = []
-    seen: set[tuple[int, int]] = set()  # links may lead back to where they stand
-    _is_new(folder, seen)
-    for place, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_new(os.path.join(place, name), seen))
-        for name in names:
-            wanted = suffixes is None or name.endswith(suffixes) or _archive(name)
-            path = os.path.abspath(os.path.join(place, name))
-            if not wanted or name.startswith("."):
-                continue
-            if os.path.isfile(path):
-                yield from _file(path, suffixes)
+def name_of(path: str, base: Path) -> str:
+    """What ids call a local file, whatever else is in the corpus: its path from the recipe's folder on, or from the root, when
+    they share no other folder."""
+    path, start = os.path.abspath(path), os.path.abspath(base)
+    shared = os.path.commonpath([path, start])
+    return printable(Path(path.lstrip("/") if shared == os.path.dirname(shared) else os.path.relpath(path, start)).as_posix())
+
+
+class _Listing:
+    """Finds the files of paths; those that are left out for their endings are remembered by their paths."""
+
+    def __init__(self, base: Path, suffixes: tuple[str, ...] | None):
+        self._base, self._suffixes = base, suffixes
+        self.left_out: dict[str, None] = {}
+
+    def pieces(self, entry: str) -> Iterator[Piece]:
+        """What a path of the recipe stands for."""
+        entry = re.sub(r"\A(?:file|local)://", "", entry)
+        return self._remote(entry) if "://" in entry else self._local(entry)
+
+    def _wants(self, name: str, path: str) -> bool:
+        wanted = self._suffixes is None or name.lower().endswith(self._suffixes)
+        if not wanted:
+            self.left_out[path] = None
+        return wanted
+
+    def _local(self, entry: str) -> Iterator[Piece]:
+        pattern = os.path.join(self._base, os.path.expanduser(entry))
+        matches = glob(pattern, recursive=True) if has_magic(entry) and not os.path.exists(pattern) else [pattern]
+        for match in matches:
+            if os.path.isdir(match):
+                yield from self._folder(match)
+            elif os.path.isfile(match):
+                yield from self._file(os.path.abspath(match))
+
+    def _folder(self, folder: str) -> Iterator[Piece]:
+        problems: list[OSError] = []
+        seen: set[tuple[int, int]] = set()  # links may lead back to where they stand
+        _is_new(folder, seen)
+        for place, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
+            folders[:] = sorted(
+                name for name in folders if not name.startswith(".") and _is_new(os.path.join(place, name), seen)
+            )
+            for name in names:
+                path = os.path.abspath(os.path.join(place, name))
+                if name.startswith(".") or not (archives.kind_of(name) or self._wants(name, path)):
+                    continue
+                if os.path.isfile(path):
+                    yield from self._file(path)
+                else:
+                    problem = "a broken link, or no file: a pipe, a socket, a device"
+                    yield Piece(printable(path), name_of(path, self._base), 0, problem=problem)
+        for error in problems:
+            path = os.path.abspath(str(error.filename))
+            yield Piece(printable(path), name_of(path, self._base), 0, problem=printable(str(error)))
+
+    def _file(self, path: str) -> Iterator[Piece]:
+        status = os.stat(path)
+        piece = Piece(printable(path), name_of(path, self._base), status.st_size, str(status.st_mtime_ns))
+        return self._expanded(piece)
+
+    def _expanded(self, piece: Piece, depth: int = 0) -> Iterator[Piece]:
+        """The file, or the members of an archive, and of archives in it; not those of archives in these."""
+        kind = archives.kind_of(piece.path.split("::")[0])
+        if kind is None:
+            yield piece
+            return
+        if depth > 1:
+            problem = "an archive in an archive in an archive: only one level within another is read. Unpack the outer one"
+            yield replace(piece, problem=problem)
+            return
+        for member in archives.members(kind, piece.path, open_raw):
+            path = f"{kind}://{member.name}::{piece.path}"
+            if member.problem:
+                yield replace(piece, problem=f"not a readable archive, or only to some point: {member.problem}")
+            elif not any(part.startswith((".", "__MACOSX")) for part in member.name.split("/") if part not in (".", "..")):
+                inside = archives.kind_of(member.name)
+                if inside or self._wants(member.name, path):
+                    found = Piece(path, f"{piece.name}/{member.name}", member.size, piece.changed)
+                    yield from self._expanded(found, depth + 1)
+
+    def _remote(self, entry: str) -> Iterator[Piece]:
+        """Pieces of an fsspec URL; the local end of a chain such as zip://*.txt::books.zip starts from the recipe's folder."""
+        *chain, last = entry.split("::")
+        local = "://" not in last
+        if local:
+            last = os.path.abspath(os.path.join(self._base, os.path.expanduser(last)))
+        try:
+            system, path = fsspec.core.url_to_fs("::".join([*chain, last]))
+            if has_magic(path):
+                found = system.glob(path, detail=True)
+            elif system.isdir(path):
+                found = {k: v for k, v in system.find(path, detail=True).items() if archives.kind_of(k) or self._wants(k, k)}
             else:
-                yield Piece(path, path, 0, problem="a broken link, or no file: a pipe, a socket, a device")
-    for error in problems:
-        yield Piece(str(error.filename), os.path.abspath(str(error.filename)), 0, problem=str(error))
+                found = {path: system.info(path)}
+        except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
+            raise ConfigError(f"source path {entry}: {error}") from None
+        except FileNotFoundError:
+            return
+        first = (chain or [last])[0]
+        protocol = first.split("://", 1)[0]
+        rest = [*chain, last][1:]
+        for name, info in found.items():
+            if info["type"] == "file":
+                inner = name.removeprefix(f"{protocol}://")
+                url = "::".join([f"{protocol}://{member_name(inner) if protocol in ('zip', 'tar') else inner}", *rest])
+                changed = next((str(info[key]) for key in VERSIONS if info.get(key)), "")
+                shown = [part.split("://", 1)[-1].strip("/") for part in reversed(url.split("::"))]
+                if local:
+                    shown[0] = name_of(last, self._base)
+                yield from self._expanded(Piece(url, posixpath.normpath("/".join(shown)), info["size"] or 0, changed))
 
 
 def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
@@ -176,141 +256,59 @@ def _is_new(folder: str, seen: set[tuple[int, int]]) -> bool:
     return new
 
 
-def _file(path: str, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
-    """The file, or the members of an archive."""
-    status = os.stat(path)
-    changed = str(status.st_mtime_ns)
-    protocol = _archive(path)
-    if protocol is None:
-        yield Piece(path, path, status.st_size, changed)
-        return
-    try:
-        inside = fsspec.filesystem(protocol, fo=path)
-        members = {name: info for name, info in inside.find("", detail=True).items() if info["type"] == "file"}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        yield Piece(path, path, status.st_size, changed, problem=f"not a readable archive: {error}")
-        return
-    for name, info in members.items():
-        hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-        if not hidden and (suffixes is None or name.endswith(suffixes)):
-            yield Piece(f"{protocol}://{name}::{path}", f"{path}/{name}", info["size"] or 0, changed)
-
-
-def _archive(name: str) -> str | None:
-    """fsspec's protocol for an archive, None for other files."""
-    lower = name.lower()
-    return next((protocol for suffix, protocol in ARCHIVES.items() if lower.endswith(suffix)), None)
-
-
-def _remote(entry: str, base: Path, suffixes: tuple[str, ...] | None) -> Iterator[Piece]:
-    """Pieces of an fsspec URL; the local end of a chain such as zip://*.txt::books.zip starts from `base`."""
-    *chain, last = entry.split("::")
-    if "://" not in last:
-        last = os.path.abspath(os.path.join(base, os.path.expanduser(last)))
-    try:
-        system, path = fsspec.core.url_to_fs("::".join([*chain, last]))
-        if has_magic(path):
-            found = system.glob(path, detail=True)
-        elif system.isdir(path):
-            found = {k: v for k, v in system.find(path, detail=True).items() if suffixes is None or k.endswith(suffixes)}
-        else:
-            found = {path: system.info(path)}
-    except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
-        raise ConfigError(f"source path {entry}: {error}") from None
-    except FileNotFoundError:
-        return
-    first = (chain or [last])[0]
-    protocol = first.split("://", 1)[0]
-    rest = "".join(f"::{part}" for part in [*chain, last][1:])
-    for name, info in found.items():
-        if info["type"] == "file":
-            url = f"{protocol}://{name.removeprefix(f'{protocol}://')}{rest}"
-            changed = next((str(info[key]) for key in VERSIONS if info.get(key)), "")
-            shown = [part.split("://", 1)[-1].strip("/") for part in reversed(url.split("::"))]
-            yield Piece(url, os.path.normpath("/" + "/".join(shown)), info["size"] or 0, changed)
-
-
 def normalise_newlines(text: str) -> str:
     """Unix line ends."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def open_raw(path: str) -> BinaryIO:
-    """Open a local path or URL for reading its bytes as they are stored. Raises Unreadable for an encrypted archive member."""
+    """Open a piece's path for reading its bytes as they are stored. Raises Unreadable for an encrypted archive member."""
     if "://" not in path:
-        return open(path, "rb")
+        return open(_stored(path), "rb")
     try:
-        if "::" not in path:
-            return fsspec.open(path, "rb").open()
-        first, chain = path.split("::", 1)
-        protocol, inside = first.split("://", 1)
-        return _archive_system(protocol, chain).open(inside, "rb")
-    except (RuntimeError, NotImplementedError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+        first, _, chain = path.partition("::")
+        kind, _, name = first.partition("://")
+        if chain and kind in ("zip", "tar"):
+            return archives.open_member(kind, name, chain, open_raw)
+        return fsspec.open(path, "rb").open()
+    except (RuntimeError, NotImplementedError, KeyError) as error:
         raise Unreadable(f"{path}: {error}") from None
 
 
-@lru_cache(maxsize=4)
-def _archive_system(protocol: str, chain: str) -> fsspec.AbstractFileSystem:
-    """An archive, kept open: its members are read one after the other."""
-    return fsspec.core.url_to_fs(f"{protocol}://::{chain}")[0]
+def _stored(path: str) -> str | bytes:
+    """The path that a printable one stands for: names that are not UTF-8 have their other bytes as \\xNN there."""
+    if "\\x" not in path or os.path.exists(path):
+        return path
+    return re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), path.encode())
 
 
 @contextmanager
 def open_compressed(path: str) -> Iterator[BinaryIO]:
     """Open for reading bytes, decompressing gzip, bzip2, xz and zstd (any number of frames), known by name or first bytes.
 
-    The stream raises Unreadable when it turns out to be a decompression bomb, and what its format raises when it is damaged.
+    A read that meets damage, an early end or a decompression bomb gives what lies before it; the next one raises Unreadable.
+    A read of all raises at once. Bytes of another kind behind the compressed ones are told by BytesBehind, when all is read.
     """
     with open_raw(path) as file:
-        packing = _packing(path.split("::")[0].lower(), file)
-        if packing == ".gz":
-            stream: BinaryIO = gzip.GzipFile(fileobj=file)
-        elif packing == ".bz2":
-            stream = bz2.BZ2File(file)
-        elif packing == ".xz":
-            stream = lzma.LZMAFile(file)  # noqa: SIM115 (closed with the guard below)
-        elif packing == ".zst":
-            # Arrow's reader says when an archive was cut off; python-zstandard's stream_reader ends as if all were well
-            stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
-        else:
+        packing = packing_of(path.split("::")[0], file)
+        if packing is None:
             yield file
             return
-        with stream, io.BufferedReader(_Guard(stream, file), 1 << 20) as guarded:
-            yield guarded
-
-
-def _packing(name: str, file: BinaryIO) -> str | None:
-    """The name's ending for a compressed file, also where the name does not tell."""
-    named = next((packing for packing in MAGIC if name.endswith(packing)), None)
-    if named or not file.seekable():
-        return named
-    head = file.read(10)
-    file.seek(0)
-    return next((packing for packing, magic in MAGIC.items() if re.match(magic, head)), None)
-
-
-class _Guard(io.RawIOBase):
-    """Passes a decompressed stream on until it has grown beyond belief."""
-
-    def __init__(self, stream: BinaryIO, compressed: BinaryIO):
-        self._stream, self._compressed, self._bytes = stream, compressed, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self._stream.read(min(len(buffer), 1 << 20))
-        buffer[: len(data)] = data
-        self._bytes += len(data)
-        if self._bytes > EXPANSION_FLOOR and self._bytes > EXPANSION * self._compressed.tell():
-            raise Unreadable(f"grew more than {EXPANSION}-fold to {self._bytes:,} bytes: a decompression bomb?")
-        return len(data)
+        with Unpacked(file, packing) as stream:
+            yield stream
+            if stream.frames.behind:
+                raise stream.frames.behind
 
 
 def read_whole(piece: Piece, settings: SourceSettings) -> bytes:
     """A file that is one document, decompressed. Raises Unreadable when it is empty or longer than max_document_megabytes."""
-    with open_compressed(piece.path) as file:
-        data = file.read(settings.max_document_bytes + 1)
+    data = b""
+    try:
+        with open_compressed(piece.path) as file:
+            while part := file.read(settings.max_document_bytes + 1 - len(data)):
+                data += part
+    except BytesBehind as behind:
+        logger.warning("%s: %s", piece.path, behind)
     if not data:
         raise Unreadable("an empty file")
     if len(data) > settings.max_document_bytes:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.files import Piece, Unreadable
+from data_prep.sources.files import Piece, Unreadable, name_of
 from data_prep.sources.tables import ROWS, TableSettings, choose, documents
 from strict_json import ConfigError
 
@@ -44,10 +44,17 @@ def pieces(settings: HFDatasetSource, base: Path) -> list[Piece]:
             except ConfigError:
                 raise
             except Exception as error:  # its loader raises anything for damaged files
-                found.append(Piece(str(folder), folder.name, 0, problem=f"a damaged dataset: {type(error).__name__}: {error}"))
+                found.append(
+                    Piece(
+                        str(folder),
+                        name_of(str(folder), base),
+                        0,
+                        problem=f"a damaged dataset: {type(error).__name__}: {error}",
+                    )
+                )
                 continue
-            for path, name, dataset in tables:
-                found += _ranges(path, name, dataset)
+            for path, dataset in tables:
+                found += _ranges(path, name_of(str(path), base), dataset)
     return found
 
 
@@ -60,8 +67,8 @@ def _ranges(path: Path, name: str, dataset: Any) -> list[Piece]:
     return [Piece(str(path), name, size * (b - a) // max(1, len(dataset)), changed, (a, b)) for a, b in ranges]
 
 
-def _tables(folder: Path, settings: HFDatasetSource) -> list[tuple[Path, str, Any]]:
-    """(path, name, dataset) of every table of a folder."""
+def _tables(folder: Path, settings: HFDatasetSource) -> list[tuple[Path, Any]]:
+    """(path, dataset) of every table of a folder."""
     import datasets
 
     if not any((folder / name).is_file() for name in WRITTEN):
@@ -75,13 +82,13 @@ def _tables(folder: Path, settings: HFDatasetSource) -> list[tuple[Path, str, An
     if not isinstance(loaded, datasets.DatasetDict):
         if settings.split is not None:
             raise ConfigError(f'source {settings.name}: {folder} has no splits; remove "split": "{settings.split}".')
-        return [(folder, folder.name, loaded)]
+        return [(folder, loaded)]
     if settings.split is not None and settings.split not in loaded:
         raise ConfigError(f'source {settings.name}: {folder} has no split "{settings.split}", it has {", ".join(loaded)}.')
-    return [(folder / name, f"{folder.name}/{name}", loaded[name]) for name in loaded if settings.split in (None, name)]
+    return [(folder / name, loaded[name]) for name in loaded if settings.split in (None, name)]
 
 
-def _cached(folder: Path, settings: HFDatasetSource) -> list[tuple[Path, str, Any]]:
+def _cached(folder: Path, settings: HFDatasetSource) -> list[tuple[Path, Any]]:
     """Tables of a folder of the cache: <dataset>-<split>.arrow, or <dataset>-<split>-00000-of-00002.arrow."""
     import datasets
 
@@ -91,7 +98,7 @@ def _cached(folder: Path, settings: HFDatasetSource) -> list[tuple[Path, str, An
     if not files:
         wanted = f' of split "{settings.split}"' if settings.split is not None else ""
         raise ConfigError(f"source {settings.name}: {folder} has a dataset_info.json, but no .arrow files{wanted} beside it.")
-    return [(path, f"{folder.name}/{path.name}", datasets.Dataset.from_file(str(path))) for path in files]
+    return [(path, datasets.Dataset.from_file(str(path))) for path in files]
 
 
 def read(piece: Piece, settings: HFDatasetSource) -> Iterator[Document | SetAside]:

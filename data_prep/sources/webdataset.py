@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
+from data_prep.sources.archives import printable
 from data_prep.sources.fields import RecordSettings, document, fields_of, metadata_of
-from data_prep.sources.files import Piece, Unreadable, guarded, open_compressed
+from data_prep.sources.files import Piece, Unreadable, guarded, name_of, open_compressed
 from data_prep.sources.loose_json import loads
 from data_prep.sources.text_encoding import decode
 from strict_json import ConfigError
@@ -53,10 +54,9 @@ def pieces(settings: WebDatasetSource, base: Path) -> list[Piece]:
         if not paths:
             raise ConfigError(f"source {settings.name}: {entry} matches no tar file (looked for {base / entry}).")
         found |= dict.fromkeys(paths)
-    common = os.path.commonpath([os.path.dirname(path) for path in found])
     status = {path: os.stat(path) for path in found}
     return [
-        Piece(path, Path(os.path.relpath(path, common)).as_posix(), status[path].st_size, str(status[path].st_mtime_ns))
+        Piece(printable(path), name_of(path, base), status[path].st_size, str(status[path].st_mtime_ns))
         for path in sorted(found)
     ]
 

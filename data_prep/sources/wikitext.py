@@ -25,6 +25,8 @@ _LEFTOVER = (
     rf"(?i:[<\ue002]/?(?:{'|'.join(_TAGS.split())})\b[^<>\n]{{0,200}}>)",
 )
 _MAGIC = re.compile("|".join(_LEFTOVER), re.MULTILINE)
+_DOUBLED = re.compile(r"\[(?=\[)|\](?=\])|\{(?=\{)|\}(?=\})")
+"""Brackets that what stood between them had kept apart."""
 _PRIVATE = re.compile("[\ue000-\ue00f]")
 MAX_OPEN = 500
 """Templates, links and tags within each other, or without end. Parsing time grows with the square of them."""
@@ -132,7 +134,7 @@ def _most_open(markup: str) -> int:
 
 
 def _tidy(text: str) -> str:
-    text = _MAGIC.sub("", text)
+    text = _DOUBLED.sub("", _MAGIC.sub("", text))
     text = _SPACES.sub(" ", text)
     while (tidier := _EMPTY.sub(lambda match: "(" if match.group().endswith((", ", "; ", ",", ";")) else "", text)) != text:
         text = tidier

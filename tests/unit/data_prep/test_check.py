@@ -109,3 +109,10 @@ def test_a_mistake_of_json_is_named_and_shown(tmp_path: Path, text: str, said: s
 def test_a_wrong_type_has_the_nearest_right_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["check", str(write_recipe(tmp_path, clean=[{"type": "langauge"}]))]) == 2
     assert 'clean.0.type: there is no type "langauge". Did you mean "language"?' in capsys.readouterr().err
+
+
+def test_licences_that_match_no_id_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    allow = ["MIT", "CC-BY-[0-9]*", "CC BY 4.0", "LicenseRef-CC-BY", "cc-by-*", "Mine alone"]
+    assert main(["check", str(write_recipe(tmp_path, clean=[{"type": "licence", "allow": allow}]))]) == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert [line.split('"')[1] for line in warned if '"' in line] == ["cc-by-*", "Mine alone"]

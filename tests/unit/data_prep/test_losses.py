@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import losses
+from data_prep import facts, losses
 from data_prep.__main__ import SET_ASIDE, main
 
 RESULTS = [
@@ -58,3 +58,58 @@ def test_a_build_says_what_each_source_lost(tmp_path: Path, capsys: pytest.Captu
     page = (tmp_path / "corpus" / "report.html").read_text()
     assert "<th>reason</th><th class=n>inputs</th>" in page and "73.1%" in page
     assert page.index("<h2>Sources") < page.index("<h2>Set aside")
+
+
+FACTS = [
+    {"facts": {"books": {"licence": {"absent": 2}, "encoding": {"utf-8": 1, "assumed windows-1252": 1}}}},
+    {"facts": {"books": {"licence": {"absent": 1}}, "web": {"licence": {"not understood": 4, "of the source": 1}}}},
+    {},
+]
+
+
+def test_facts_are_added_up_and_what_is_in_doubt_is_said():
+    known = facts.add_up(FACTS, "facts")
+    assert known["books"] == {"licence": {"absent": 3}, "encoding": {"utf-8": 1, "assumed windows-1252": 1}}
+    assert facts.doubts(known) == [
+        "books: encoding of 2 documents: 1 assumed windows-1252",
+        "web: licence of 5 documents: 4 not understood",
+    ]
+    notes = [{"where": f"{n}.warc", "note": "licence not understood, kept as its own text: Mine"} for n in range(7)]
+    passed = {"web": {"image/png": 5, "status 404": 6}, "books": {"redirect": 1}}
+    said = facts.lines({"facts": known, "passed_over": passed, "notes": notes})
+    assert (
+        said[said.index("facts       all sources") + 1] == "            licence:  4 not understood, 3 absent, 1 of the source"
+    )
+    assert "passed over web: 11 records that are no documents: 6 status 404, 5 image/png" in said
+    assert "passed over all sources: 12 records that are no documents: 6 status 404, 5 image/png, 1 redirect" in said
+    assert said[-2:] == [
+        "            4.warc: licence not understood, kept as its own text: Mine",
+        "            and 2 more files",
+    ]
+
+
+def test_languages_say_what_they_rest_on():
+    summary = {"clean": [], "facts": {"a": {"language": {"absent": 3, "named by the document": 1}}}}
+    assert "No language step ran" in facts.languages_are(summary) and "Of 4 documents read, 1 declare" in facts.languages_are(
+        summary
+    )
+    summary["clean"] = [{"type": "language", "only_sources": ["a"]}]
+    assert facts.languages_are(summary).startswith("Found in the texts of a by")
+    summary["clean"] = [{"type": "language", "only_sources": None}]
+    assert facts.languages_are(summary) == "Found in the texts by the recipe's language step."
+
+
+def test_a_build_and_its_report_show_the_facts(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [{"text": f"{word} is a word here.", "license": "Ask <Bob>"} for word in ("one", "two", "three")]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {
+        "output": "corpus",
+        "sources": [{"type": "jsonl", "name": "talk", "paths": ["a.jsonl"]}],
+        "tokenizer": {"vocab_size": 260},
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(values))
+    assert main(["run", str(tmp_path / "recipe.json"), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "LOOK AT     talk: licence of 3 documents: 3 not understood" in said and "kept as its own text: Ask <Bob>" in said
+    page = (tmp_path / "corpus" / "report.html").read_text()
+    assert "<b class=warn>3 not understood</b>" in page and "Ask &lt;Bob&gt;" in page and "No language step ran" in page

@@ -349,3 +349,7 @@ def test_documents_are_documents(tmp_path):
     lines(tmp_path, {"text": TEXT, "licenses": ["MIT"]})
     (document,), _ = read(tmp_path, type="jsonl", paths=["."], licence="CC0-1.0")
     assert isinstance(document, Document) and document.metadata["licence"] == "MIT"
+
+
+def test_a_number_beyond_all_bounds_costs_itself_alone():
+    assert loads(b'{"id": 1e400, "text": "kept", "low": [-1e999, 2]}') == {"id": None, "text": "kept", "low": [None, 2]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import zlib
 from pathlib import Path
 
 import datasets
@@ -17,7 +16,7 @@ import zstandard
 from data_prep.document import Document, SetAside
 from data_prep.recipe import Recipe
 from data_prep.sources import READERS, gutenberg
-from data_prep.sources.files import find_files
+from data_prep.sources.files import Unreadable, find_files
 from strict_json import ConfigError
 from tests.unit.data_prep.test_web_sources import read as read_all
 
@@ -204,7 +203,7 @@ def test_a_truncated_archive_gives_what_it_holds_and_then_fails(tmp_path, name, 
     source = settings(type="jsonl", paths=["."])
     (piece,) = READERS["jsonl"].pieces(source, tmp_path)
     got = []
-    with pytest.raises((OSError, EOFError, zlib.error, pa.ArrowException)):
+    with pytest.raises(Unreadable, match="cut off"):
         for item in READERS["jsonl"].read(piece, source):
             got.append(item)
     assert 0 < len(got) < 5000 and all(isinstance(item, Document) for item in got)

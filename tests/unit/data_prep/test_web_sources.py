@@ -323,8 +323,8 @@ def test_members_of_archives(tmp_path):
 
 
 def test_a_bomb_is_set_aside(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.sources.files.EXPANSION_FLOOR", 1 << 20)
-    monkeypatch.setattr("data_prep.sources.files.EXPANSION", 100)
+    monkeypatch.setattr("data_prep.sources.unpacking.EXPANSION_FLOOR", 1 << 20)
+    monkeypatch.setattr("data_prep.sources.unpacking.EXPANSION", 100)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "ok"}\n' + b"\n" * (64 << 20)))
     documents, (aside,) = read(tmp_path, type="jsonl", paths=["a.jsonl.gz"])
     assert [d.text for d in documents] == ["ok"] and "bomb" in aside.reason
