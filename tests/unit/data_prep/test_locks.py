@@ -41,10 +41,15 @@ def held(path: Path) -> Path:
     return Path(f"{path}{HELD}")
 
 
-def left_by_a_dead_process(path: Path) -> None:
+def dead_process() -> int:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    held(path).write_text(f"process {gone.pid} on here\n{gone.pid} {locks._where()}")
+    return gone.pid
+
+
+def left_by_a_dead_process(path: Path) -> None:
+    gone = dead_process()
+    held(path).write_text(f"process {gone} on here\n{gone} {locks._where()}")
 
 
 def test_with_flock_no_other_file_is_made(tmp_path, capsys):
@@ -77,9 +82,10 @@ def test_what_a_killed_process_of_this_host_left_is_taken_over(tmp_path, without
     assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
 
 
-@pytest.mark.parametrize("content", ["process 1 on other\n1 another-boot pid:[1]", "", "process 5"])
+@pytest.mark.parametrize("content", ["process {gone} on other\n{gone} another-boot pid:[1]", "", "process {gone}"])
 def test_what_another_host_holds_is_left_alone(tmp_path, without_flock, content):
     path = tmp_path / "lock"
+    content = content.format(gone=dead_process())
     held(path).write_text(content)
     with pytest.raises(InUse, match=r"lock\.held$"):
         hold(path)
