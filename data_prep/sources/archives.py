@@ -83,6 +83,25 @@ class _View(io.RawIOBase):
         return len(data)
 
 
+class CheckedInfo(tarfile.TarInfo):
+    """Heads of members, for tarfile to raise at one that is damaged: by itself it would end there without a word."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """Raises tarfile.ReadError for a damaged head, and where the tar file ends without the zeros that end one."""
+        place = archive.offset
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EmptyHeaderError:
+            if not place:
+                raise
+            raise tarfile.ReadError("it ends without its last block of zeros: cut off behind a member, maybe") from None
+        except (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:
+            if not place:
+                raise
+            raise tarfile.ReadError(f"damaged at byte {place:,} ({error}); what lies behind is not read") from None
+
+
 class _Zip:
     def __init__(self, file: BinaryIO):
         self._zip = zipfile.ZipFile(file)
@@ -103,7 +122,7 @@ class _Tar:
     """A plain tar file: its members are found anywhere at once."""
 
     def __init__(self, file: BinaryIO):
-        self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (kept open)
+        self._tar = tarfile.open(fileobj=file, mode="r:", tarinfo=CheckedInfo)  # noqa: SIM115 (kept open)
         self._infos: dict[str, tarfile.TarInfo] = {}
         self._problem = ""
         try:
@@ -160,7 +179,7 @@ class _PackedTar:
         raise FileNotFoundError(f"no member {name}")
 
     def _rewind(self) -> None:
-        self._tar = tarfile.open(fileobj=self._begin(), mode="r|")  # noqa: SIM115 (kept open)
+        self._tar = tarfile.open(fileobj=self._begin(), mode="r|", tarinfo=CheckedInfo)  # noqa: SIM115 (kept open)
 
     def _next(self) -> tarfile.TarInfo | None:
         """The next regular file. A tar file that cannot be read on begins anew with the next member asked for."""

@@ -6,6 +6,7 @@ those of an archive in it), or any URL that fsspec opens (s3://bucket/x.jsonl.zs
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import posixpath
@@ -23,6 +24,7 @@ import fsspec
 from pydantic import Field
 
 from data_prep.document import SetAside
+from data_prep.shards import credentials
 from data_prep.sources import archives
 from data_prep.sources.archives import member_name, printable
 from data_prep.sources.unpacking import EXPANSION, EXPANSION_FLOOR, MAGIC, BytesBehind, Unpacked, Unreadable, packing_of
@@ -226,10 +228,13 @@ class _Listing:
                 found = {k: v for k, v in system.find(path, detail=True).items() if archives.kind_of(k) or self._wants(k, k)}
             else:
                 found = {path: system.info(path)}
-        except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
-            raise ConfigError(f"source path {entry}: {error}") from None
         except FileNotFoundError:
             return
+        except Exception as error:  # those of the libraries of two dozen stores
+            told = credentials.hint(error, last) or (
+                str(error) if isinstance(error, (ImportError, ValueError)) else describe(error)
+            )
+            raise ConfigError(f"source path {entry}: {told}") from None
         first = (chain or [last])[0]
         protocol = first.split("://", 1)[0]
         rest = [*chain, last][1:]
@@ -271,7 +276,11 @@ def open_raw(path: str) -> BinaryIO:
         if chain and kind in ("zip", "tar"):
             return archives.open_member(kind, name, chain, open_raw)
         return fsspec.open(path, "rb").open()
-    except (RuntimeError, NotImplementedError, KeyError) as error:
+    except Exception as error:  # those of archives, and of the libraries of two dozen stores
+        if told := credentials.hint(error, path):
+            raise PermissionError(errno.EACCES, told) from None  # so that the next run tries again
+        if not isinstance(error, (RuntimeError, NotImplementedError, KeyError)):
+            raise
         raise Unreadable(f"{path}: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -76,12 +77,25 @@ def pieces(settings: ParallelTextSource, base: Path) -> list[Piece]:
     found = find_files(settings, base)
     together = {piece.path: piece for piece in found}
     sets = []
+    alone = dict(together)
     for piece in found:
-        if _stem(piece.path.split("::")[0], settings) is not None:
-            others = [together[path] for path in _others(piece, settings) if path in together]
+        if not piece.problem and _stem(piece.path.split("::")[0], settings) is not None:
+            paths = _others(piece, settings)
+            others = [together[path] for path in paths if path in together]
+            missing = [path for path in paths if path not in together and ("://" in path or not os.path.isfile(path))]
             changed = " ".join(dict.fromkeys(other.changed for other in others))
-            sets.append(replace(piece, size=sum(other.size for other in others), changed=changed))
-    if not sets:
+            problem = f"without its partner {missing[0]}" if missing else ""
+            sets.append(replace(piece, size=sum(other.size for other in others), changed=changed, problem=problem))
+            for path in paths:
+                alone.pop(path, None)
+    if sets:
+        unpaired = f"no file of {settings.languages[0]} goes with it, by names as file_names has them"
+        sets += [
+            replace(piece, problem=piece.problem or unpaired)
+            for path, piece in alone.items()
+            if piece.problem or _has_a_language(path.split("::")[0], settings)
+        ]
+    else:
         raise ConfigError(
             f"source {settings.name}: of {len(found)} files none ends in {settings.ending(settings.languages[0])}, the first "
             f"language's ending; the first is {found[0].path}. Set file_names, or columns for tables."
@@ -89,16 +103,22 @@ def pieces(settings: ParallelTextSource, base: Path) -> list[Piece]:
     return sets
 
 
-def _stem(path: str, settings: ParallelTextSource) -> tuple[str, str] | None:
-    """(the name without the first language's ending, .gz or the like); None for a file of another language. A name that is
+def _stem(path: str, settings: ParallelTextSource, place: int = 0) -> tuple[str, str] | None:
+    """(the name without the ending of a language, the first one, .gz or the like); None for files of others. A name that is
     all ending, as fra.txt for "{language}.txt", goes with deu.txt but afra.txt does not."""
     for packed in sorted(PACKED, key=len, reverse=True):
-        ending = f"{settings.ending(settings.languages[0])}{packed}"
+        ending = f"{settings.ending(settings.languages[place])}{packed}"
         if path.endswith(ending):
             stem = path.removesuffix(ending)
             whole_name = settings.file_names.startswith("{language}")
             return (stem, packed) if not whole_name or not stem[-1:].isalnum() else None
     return None
+
+
+def _has_a_language(path: str, settings: ParallelTextSource) -> bool:
+    """Whether a name ends as those of one of the languages, in either case."""
+    places = range(len(settings.languages))
+    return any(_stem(name, settings, place) is not None for place in places for name in (path, path.lower()))
 
 
 def _others(piece: Piece, settings: ParallelTextSource) -> list[str]:

@@ -6,6 +6,7 @@ What was unpacked before a damage is given; the damage is told by an Unreadable 
 from __future__ import annotations
 
 import bz2
+import codecs
 import io
 import lzma
 import re
@@ -226,10 +227,24 @@ class Unpacked(io.BufferedReader):
 
 
 def packing_of(name: str, file: BinaryIO) -> str | None:
-    """The ending that tells how a file is compressed, by its first bytes where it can be rewound, else by its name."""
+    """The ending that tells how a file is compressed, by its first bytes where it can be rewound, else by its name. A text or a
+    tar under such a name is what it is: servers and browsers unpack on the way."""
     named = next((packing for packing in MAGIC if name.lower().endswith(packing)), None)
-    if named or not file.seekable():
+    if not file.seekable():
         return named
-    head = file.read(10)
+    head = file.read(1 << 10)
     file.seek(0)
-    return next((packing for packing, magic in MAGIC.items() if re.match(magic, head)), None)
+    found = [packing for packing, magic in MAGIC.items() if re.match(magic, head)]
+    if found:
+        return named if named in found else found[0]
+    return None if _is_plain(head) else named
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8, or the beginning of a tar file."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False

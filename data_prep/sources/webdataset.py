@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.document import Document, SetAside
-from data_prep.sources.archives import printable
+from data_prep.sources.archives import CheckedInfo, printable
 from data_prep.sources.fields import RecordSettings, document, fields_of, metadata_of
 from data_prep.sources.files import Piece, Unreadable, guarded, name_of, open_compressed
 from data_prep.sources.loose_json import loads
@@ -63,7 +63,7 @@ def pieces(settings: WebDatasetSource, base: Path) -> list[Piece]:
 
 def read(piece: Piece, settings: WebDatasetSource) -> Iterator[Document | SetAside]:
     """Documents of one tar file; a sample without text is set aside by its name."""
-    with open_compressed(piece.path) as file, tarfile.open(fileobj=file, mode="r|") as archive:
+    with open_compressed(piece.path) as file, tarfile.open(fileobj=file, mode="r|", tarinfo=CheckedInfo) as archive:
         for key, record in _samples(archive, settings):
             identifier = f"{settings.name}/{piece.name}#{key}"
             yield guarded(f"{piece.path}, sample {key}", _document, record, identifier, settings)
