@@ -25,6 +25,7 @@ from data_prep.shards.format import MANIFEST, corpus_fingerprint
 from data_prep.shards.megatron import megatron_prefixes
 from data_prep.shards.megatron_format import MegatronPair, prefix_of
 from data_prep.shards.takedown import read_takedowns
+from data_prep.shards.writer import naming
 from data_prep.stage import STAGE_FILE, Runner, Task
 from data_prep.tokenise import ShardSequence
 from data_prep.tokenizer import CorpusTokenizer
@@ -181,6 +182,7 @@ def to_megatron(source: Path, prefix: Path) -> dict[str, Any]:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     dtype, gone, start = megatron_dtype(shards.vocab_size), 0, 0
     with (
+        naming(prefix),
         MegatronWriter(prefix, dtype, shards.documents - len(shards.takedowns)) as writer,
         tqdm(total=shards.tokens, unit="tok", unit_scale=True, desc="convert", mininterval=0.5, file=sys.stderr) as bar,
     ):

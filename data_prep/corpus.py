@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +18,10 @@ from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.long_text import LongText
 from data_prep.recipe import Build
-from data_prep.shards import TokenShards, write_manifest
+from data_prep.shards import TokenShards, locks, write_manifest
 from data_prep.shards.format import VERSION as SHARD_VERSION
 from data_prep.shards.plan import plan_name
+from data_prep.shards.writer import naming
 from data_prep.sift import SAMPLES
 from data_prep.stage import Parts, Runner, StageError, Task
 
@@ -269,15 +268,11 @@ def _split(split: str, summary: dict[str, Any]) -> str:
 def _only_one(out: Path) -> Iterator[None]:
     """Hold the output folder; two builds in it would meet."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise StageError(f"{out} is being built by {lock.read() or 'another process'}. Wait for it.") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+    try:
+        lock = locks.hold(out / ".lock")
+    except locks.InUse as error:
+        raise StageError(f"{out} is being built by {error}.") from None
+    with lock, naming(out):
         yield
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from data_prep.shards import ShardError, TokenShards
 from data_prep.shards.plan import Packed, PlanFile, PlanHeader, PlanWriter, plan_name, plan_path
 from data_prep.shards.windows import WAYS
+from data_prep.shards.writer import naming
 from data_prep.stage import Task
 
 BLOCK_PIECES = 1 << 20
@@ -69,7 +70,7 @@ def make(shards: TokenShards, way: str, window: int, max_documents: int | None =
         for block in _packed(header, shards):
             header = header.with_more(*block)
     else:
-        with PlanWriter(path, header) as writer:
+        with naming(path), PlanWriter(path, header) as writer:
             for block in _packed(header, shards):
                 writer.add(*block)
         header = writer.header

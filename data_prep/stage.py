@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data_prep.processes import new_pool
 from data_prep.ranks import Ranks
+from data_prep.shards.writer import naming
 
 STAGE_FILE = "stage.json"
 MAX_KILLED = 3
@@ -228,9 +229,10 @@ def _check_done(job: tuple[Path, Task]) -> dict[str, Any] | None:
 
 def _do(job: tuple[Path, Task, Work]) -> dict[str, Any]:
     folder, task, work = job
-    result = work(task, folder)
-    result["checksums"] = {name: _checksum(folder / name) for name in result.pop("outputs")}
-    write_json(folder / "done" / f"{task.name}.json", result)
+    with naming(folder):
+        result = work(task, folder)
+        result["checksums"] = {name: _checksum(folder / name) for name in result.pop("outputs")}
+        write_json(folder / "done" / f"{task.name}.json", result)
     return result
 
 

@@ -11,16 +11,16 @@ RUN_FOLDER/checkpoints/step-00000100/
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from data_prep.shards import locks
+from data_prep.shards.locks import Lock
 from trainer.state import TrainState, differences
 
 STATE_FILE = "state.json"
@@ -94,7 +94,8 @@ def check(folder: Path, identity: dict[str, Any]) -> Path | None:
     Raises RunFolderError when the folder holds something else than this very run. Writes nothing.
     """
     _require_writable(folder)
-    if not folder.exists() or all(path.name in (LOCK_FILE, _partial(RUN_FILE)) for path in folder.iterdir()):
+    of_a_lock = (LOCK_FILE, f"{LOCK_FILE}{locks.HELD}", _partial(RUN_FILE))
+    if not folder.exists() or all(path.name in of_a_lock for path in folder.iterdir()):
         return None  # another rank, or a job killed at this moment, may just have taken it
     if not (folder / RUN_FILE).is_file():
         raise RunFolderError(
@@ -130,8 +131,8 @@ def _require_same(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def take(folder: Path, record: dict[str, Any], token: str = "") -> TextIO:
-    """Hold the folder for this job, until the returned file is closed or the process ends in any way; `token` says who it is.
+def take(folder: Path, record: dict[str, Any], token: str = "") -> Lock:
+    """Hold the folder for this job, until the returned lock is closed or the process ends in any way; `token` says who it is.
 
     Raises RunFolderError when another job holds the folder, or it cannot be written.
     """
@@ -157,20 +158,12 @@ def _written(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _take(folder: Path, record: dict[str, Any], token: str) -> TextIO:
+def _take(folder: Path, record: dict[str, Any], token: str) -> Lock:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - the caller keeps it open
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise RunFolderError(f"run.folder {folder} is in use by {holder}. Wait for it, or choose another run.folder.") from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}" + (f", job {token}" if token else ""))
-    lock.flush()
-    os.fsync(lock.fileno())  # hosts that share the disk look for the token
+        lock = locks.hold(folder / LOCK_FILE, f"job {token}" if token else "")  # hosts that share the disk look for the token
+    except locks.InUse as error:
+        raise RunFolderError(f"run.folder {folder} is in use by {error}, or choose another run.folder.") from None
     if (folder / RUN_FILE).is_file():
         try:
             _require_same(folder, record["identity"])  # it may have become another job's since it was checked

@@ -2,7 +2,7 @@
 
     FOLDER/moenda-chunks/<file>/<chunk>    the chunk's bytes, then their xxh3-128
                          size              bytes of all chunks, uint64: never less than there are
-                         lock, lock-000 .. flocks: one for every change of the folder, the others for fetching (so that ranks
+                         lock, lock-000 .. locks: one for every change of the folder, the others for fetching (so that ranks
                                            that want the same chunk fetch it once)
 
 A chunk appears whole under its name, by a rename. Before one is added that does not fit, those used longest ago are removed,
@@ -16,7 +16,6 @@ Reading a chunk that is there needs no right to write: a folder that is read-onl
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import os
 import re
@@ -29,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from data_prep.shards import locks
 from data_prep.shards.format import BLOCK_BYTES, ShardError
 
 DIGEST_BYTES = 16
@@ -212,14 +212,11 @@ class ChunkCache:
     def _locked(self, name: str) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied a cache folder while it is in use
-            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            lock = locks.hold(self.folder / name, wait=True)
         except OSError as error:
             raise self._unusable(error) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with lock:
             yield
-        finally:
-            os.close(descriptor)
 
     def _unusable(self, error: OSError) -> ShardError:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and self.folder.is_dir():

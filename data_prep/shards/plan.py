@@ -15,7 +15,6 @@ table is a block that does not match. So truncation and any flipped bit are refu
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import shlex
@@ -30,6 +29,7 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
+from data_prep.shards import locks
 from data_prep.shards.blocks import BlockChecksums, Blocks
 from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import HEADER_BYTES, MANIFEST, ShardError, blocks_of
@@ -269,8 +269,8 @@ class PlanWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _clear_partials(self.path)
         self._file: BinaryIO = open(self._partial, "wb")
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):
+            locks.flock(self._file.fileno(), False, self._partial)
         self._windows = tempfile.TemporaryFile(dir=self.path.parent)
         self._file.write(bytes(HEADER_BYTES))
         self._windows.write(bytes(8))
@@ -332,9 +332,9 @@ def _remedy(url: str | Path) -> str:
 def _clear_partials(path: Path) -> None:
     """Remove what killed processes left of this plan; one that lives, on this host or another, holds a lock on its file."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError):  # locked, removed meanwhile, or on a file system without locks
+        with suppress(OSError):  # locked, or removed meanwhile
             if Path("/proc", partial.name.split(".")[-2]).exists():
                 continue
             with partial.open("rb+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                partial.unlink()
+                if locks.flock(file.fileno(), False, partial):
+                    partial.unlink()

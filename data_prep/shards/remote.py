@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xxhash
 
+from data_prep.shards import credentials
 from data_prep.shards.cache import CacheSettings, ChunkCache
 from data_prep.shards.format import HEADER_BYTES, MissingError, ShardError
 
@@ -116,6 +117,8 @@ def _size_of(size: Any) -> int:
 
 
 def _part(fs: Any, path: str, start: int, stop: int) -> bytes:
+    if start >= stop:  # s3fs gives the whole object for an empty range
+        return b""
     content = fs.cat_file(path, start=start, end=stop)
     if len(content) != stop - start:  # a broken transfer, or a server without byte ranges
         raise OSError(f"{len(content):,} bytes came for bytes {start:,} to {stop:,}")
@@ -140,7 +143,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 def _retried(url: str, settings: CacheSettings, request: Callable[[Any, str], T]) -> T | None:
     """What the request returns; None when there is no such file. fsspec's file systems raise errors of their own libraries, so
-    any error but a missing file and missing rights may pass by itself."""
+    any error but a missing file, missing rights and bad credentials may pass by itself."""
     for attempt in range(1, settings.attempts + 1):
         try:
             return request(*_file_system(url))
@@ -148,9 +151,9 @@ def _retried(url: str, settings: CacheSettings, request: Callable[[Any, str], T]
             return None
         except (ImportError, _UrlError) as error:
             raise ShardError(f"{url}: cannot be read: {error}.") from None
-        except PermissionError as error:
-            raise ShardError(f"{url}: no right to read it: {error}.") from None
         except Exception as error:
+            if told := credentials.hint(error, url):
+                raise ShardError(f"{url}: {told}") from error
             if attempt == settings.attempts:
                 raise ShardError(
                     f"{url}: could not be read in {attempt} attempts; the last: {type(error).__name__}: {error}."

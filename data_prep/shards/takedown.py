@@ -3,7 +3,6 @@ all others stays too; readers mask what the ledger names."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.shards import locks
 from data_prep.shards.cache import CacheSettings
 from data_prep.shards.format import ShardError, manifest_text
 from data_prep.shards.storage import join, read_whole
@@ -93,6 +93,5 @@ def write_takedowns(folder: Path, fingerprint: str, entries: list[dict[str, Any]
 def ledger_lock(folder: Path) -> Iterator[None]:
     """Keep other takedowns of these shards waiting from before the ledger is read until it is written: none is lost."""
     folder.mkdir(exist_ok=True)
-    with (folder / f".{LEDGER}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+    with locks.hold(folder / f".{LEDGER}.lock", wait=True):
         yield

@@ -6,8 +6,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from data_prep.shards.locks import Lock
 from trainer import run_folder
 from trainer.hosts.launch_env import named_ranks, places
 
@@ -40,7 +41,7 @@ class Disk:
         ]
 
 
-def take(meeting: Meeting, folder: Path, record: dict) -> tuple[Disk, TextIO | None]:
+def take(meeting: Meeting, folder: Path, record: dict) -> tuple[Disk, Lock | None]:
     """Hold the run folder on every disk.
 
     Rank 0 takes it first; the first rank of each host that cannot read there what rank 0 has written has a disk of its own, and

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import fcntl
 import mmap
 import os
 import shutil
@@ -19,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_prep.shards import locks
 from trainer import offload
 
 PREFIX = "moenda-swap-"
@@ -61,7 +61,7 @@ def own_folder(path: Path) -> Iterator[Path]:
     with _locked(path):  # or another rank's clear_stale might find it between its making and its lock
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{socket.gethostname()}-{os.getpid()}-", dir=path))
         lock = _open(folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locks.flock(lock, True, folder)
     try:
         yield folder
     finally:
@@ -78,8 +78,8 @@ def clear_stale(path: Path) -> None:
             except OSError:
                 continue  # another user's, or it has just been removed
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if locks.flock(lock, False, folder):  # without locks nobody knows whether it is at work
+                    shutil.rmtree(folder, ignore_errors=True)
             except BlockingIOError:
                 continue  # at work
             finally:
@@ -90,7 +90,7 @@ def clear_stale(path: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        locks.flock(descriptor, True, path)
         yield
     finally:
         os.close(descriptor)
