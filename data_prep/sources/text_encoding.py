@@ -44,7 +44,7 @@ _SHIFTS = re.compile(rb"\x1b[$(][@-\x7f]|\x1b\$\)C|~\{[!-~]{2,}?~\}")
 """Escape sequences of ISO 2022 and HZ, whose bytes are all ASCII."""
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ufffd\ue000-\uf8ff]")
 _STRAY = bytes([*range(1, 9), *range(14, 27), *range(28, 32), 127])
-_NO_ASCII = re.compile(rb"[^\n]*[\x80-\xff][^\n]*\n?")
+_NO_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 class TextSettings(SourceSettings):
@@ -122,13 +122,18 @@ _ADVICE = '; where you know it, name it in the source\'s settings: "encoding": "
 def _telling(raw: bytes) -> bytes:
     """The lines that tell encodings apart, up to SAMPLE_BYTES; where they say little, the text around them too. Control
     characters, such as the one that ends a file of DOS, are left out: chardet would see no text."""
-    parts, size = [], 0
-    for match in _NO_ASCII.finditer(raw):
-        parts.append(match.group()[: SAMPLE_BYTES - size])
+    parts, size, place = [], 0, 0
+    while size < SAMPLE_BYTES and (found := _NO_ASCII.search(raw, place)):
+        # of a line without end, what lies about its first byte that tells
+        start = max(raw.rfind(b"\n", place, found.start()) + 1, place, found.start() - SAMPLE_BYTES // 2)
+        place = raw.find(b"\n", found.end()) + 1 or len(raw)
+        parts.append(raw[start : min(place, start + SAMPLE_BYTES - size)])
         size += len(parts[-1])
-        if size >= SAMPLE_BYTES:
-            break
-    return (b"".join(parts) if size > TELLING_BYTES else raw[:SAMPLE_BYTES]).translate(None, _STRAY)
+    if size <= TELLING_BYTES:
+        first = found.start() if (found := _NO_ASCII.search(raw)) else 0
+        start = max(0, min(first - SAMPLE_BYTES // 2, len(raw) - SAMPLE_BYTES))
+        parts = [raw[start : start + SAMPLE_BYTES]]
+    return b"".join(parts).translate(None, _STRAY)
 
 
 def _guessed(raw: bytes, encoding: str) -> Decoded:

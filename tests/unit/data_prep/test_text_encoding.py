@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_prep.document import Document, SetAside
 from data_prep.sources import READERS
 from data_prep.sources.files import Unreadable
-from data_prep.sources.text_encoding import MARKS, LineDecoder, decode
+from data_prep.sources.text_encoding import MARKS, Decoded, LineDecoder, decode
 from strict_json import ConfigError, validate
 from tests.unit.data_prep.test_sources import settings
 
@@ -175,3 +175,18 @@ def test_gutenberg_s_own_header_is_respected(tmp_path):
     (document,), _ = read(tmp_path, type="gutenberg")
     assert document.text == "Łódź i rzeka"
     assert document.metadata["encoding"] == "iso8859-2" and "encoding_assumed" not in document.metadata
+
+
+def test_long_lines_of_ascii_tell_nothing_and_cost_little():
+    """Time that grows with the square of a line's length would be hours here."""
+    lines = "Все люди рождаются свободными и равными в своем достоинстве и правах.\n" * 20
+    text = f"{'x' * 3_000_000}\n{lines}{'x' * 3_000_000}"
+    assert decode(text.encode("cp1251")) == Decoded(text, "cp1251", assumed=True)
+
+
+@pytest.mark.parametrize("end", ["", "\n"], ids=["on the line", "on a line of its own"])
+def test_a_word_far_from_the_beginning_is_looked_at(end):
+    """Bytes that a guess has not seen would all be replaced."""
+    raw = b"x" * 3_000_000 + f"{end}Größe{end}".encode("cp1252") + b"x" * 3_000_000
+    decoded = decode(raw)
+    assert decoded.assumed and "\ufffd" not in decoded.text and len(decoded.text) == len(raw)
