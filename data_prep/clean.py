@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from data_prep.recipe import Build, Filter
 from data_prep.sift import sift
 from data_prep.sources.files import describe
 from data_prep.stage import Parts, Runner, Task
-
-Judge = Callable[[Document, Any], Document | Drop]
 
 
 def run(build: Build, runner: Runner, folder: Path, parts: Parts) -> Parts:

@@ -42,7 +42,7 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
         _require_documents(extracted)
         cleaned = clean.run(build, runner, out / "2-clean", extracted)
         _require_kept(cleaned.results, "the filters", out / "2-clean")
-        for alarm in losses.alarms(_counts(r["documents"] for r in extracted.results), losses.by_source(cleaned.results)):
+        for alarm in losses.alarms(stage.add_up(r["documents"] for r in extracted.results), losses.by_source(cleaned.results)):
             tqdm.write(f"moenda: {alarm}. Look at some: python -m data_prep peek {out / '2-clean'}", file=sys.stderr)
         unique, sifted = _deduplicate(build, runner, cleaned)
         _require_kept(unique.results, "deduplication", out / "3-dedup")
@@ -165,7 +165,7 @@ def _shards(build: Build, runner: Runner, unique: Parts) -> dict[str, dict[str, 
         names = [name for result in results for name in result["shards"][split]]
         manifests[split] = write_manifest(out / "shards" / split, names) if names else None
         if manifests[split]:
-            manifests[split]["sources"] = _add_up(result["sources"][split] for result in results)
+            manifests[split]["sources"] = stage.add_up(result["sources"][split] for result in results)
     return manifests
 
 
@@ -181,24 +181,6 @@ def _plans(build: Build, runner: Runner, manifests: dict[str, dict[str, Any] | N
     settings = {split: manifest and manifest["fingerprint"] for split, manifest in manifests.items()}
     if tasks:
         runner.run(folder / ".plans", "plans", settings, list(tasks.values()), packing.work)
-
-
-def _add_up(tables: Iterator[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    total: dict[str, dict[str, int]] = {}
-    for table in tables:
-        for source, counts in table.items():
-            row = total.setdefault(source, dict.fromkeys(counts, 0))
-            for key, value in counts.items():
-                row[key] += value
-    return total
-
-
-def _counts(tables: Iterator[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for table in tables:
-        for key, value in table.items():
-            total[key] = total.get(key, 0) + value
-    return total
 
 
 def _summary(
@@ -219,14 +201,14 @@ def _summary(
         "output": str(build.output),
         "sources": [source.model_dump(mode="json") for source in build.recipe.sources],
         "extracted": sum(sum(result["documents"].values()) for result in extracted.results),
-        "extracted_from": _counts(result["documents"] for result in extracted.results),
+        "extracted_from": stage.add_up(result["documents"] for result in extracted.results),
         "dropped": dropped,
         "dropped_from": losses.by_source(result for parts in [extracted, *sifted] for result in parts.results),
         "drop_samples": samples,
         "set_aside": [entry for result in extracted.results for entry in result["set_aside"]],
         "set_aside_count": sum(result["set_aside_count"] for result in extracted.results),
-        "facts": facts.add_up(extracted.results, "facts"),
-        "passed_over": facts.add_up(extracted.results, "passed_over"),
+        "facts": stage.add_up(result.get("facts", {}) for result in extracted.results),
+        "passed_over": stage.add_up(result.get("passed_over", {}) for result in extracted.results),
         "notes": [note for result in extracted.results for note in result.get("notes", [])],
         "clean": [{"type": step.type, "only_sources": step.only_sources} for step in build.recipe.clean],
         "tokenizer": {

@@ -22,32 +22,36 @@ LISTED = 1000
 
 def run(build: Build, runner: Runner, folder: Path) -> Parts:
     """Read every source; the sources' settings and the inputs' sizes and times decide the outputs."""
-    return Parts.of(folder, runner.run(folder, "extract", settings(build), tasks(build), work))
+    found = inputs(build)
+    return Parts.of(folder, runner.run(folder, "extract", settings(build, found), tasks(build, found), work))
 
 
-def settings(build: Build) -> dict[str, Any]:
+def inputs(build: Build) -> list[tuple[Source, Piece]]:
+    """Every piece of every source, in the recipe's order. Archives are read through for it, so a build lists them once."""
+    return [(source, piece) for source in build.recipe.sources for piece in READERS[source.type].pieces(source, build.base)]
+
+
+def settings(build: Build, found: list[tuple[Source, Piece]]) -> dict[str, Any]:
     """All that decides this stage's outputs: the sources' settings, and each input's size and time of change."""
-    inputs = {
+    listed = {
         f"{source.name}: {piece.path}{list(piece.rows) if piece.rows else ''}": [piece.size, piece.changed]
-        for source in build.recipe.sources
-        for piece in READERS[source.type].pieces(source, build.base)
+        for source, piece in found
     }
     sources = [source.model_dump(mode="json", exclude={"paths"}) for source in build.recipe.sources]
-    return {"sources": sources, "inputs": inputs, "task_megabytes": build.recipe.task_megabytes}
+    return {"sources": sources, "inputs": listed, "task_megabytes": build.recipe.task_megabytes}
 
 
-def tasks(build: Build) -> list[Task]:
+def tasks(build: Build, found: list[tuple[Source, Piece]]) -> list[Task]:
     """Pieces in the recipe's order, small ones grouped; independent of the number of workers."""
     limit = build.recipe.task_megabytes << 20
     groups: list[list[tuple[Source, Piece]]] = [[]]
     size = 0
-    for source in build.recipe.sources:
-        for piece in READERS[source.type].pieces(source, build.base):
-            if groups[-1] and size + piece.size > limit:
-                groups.append([])
-                size = 0
-            groups[-1].append((source, piece))
-            size += piece.size
+    for source, piece in found:
+        if groups[-1] and size + piece.size > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append((source, piece))
+        size += piece.size
     return [Task(f"part-{i:05d}", sum(piece.size for _, piece in group), group) for i, group in enumerate(groups)]
 
 

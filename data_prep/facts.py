@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Any
+
+from data_prep.stage import add_up
 
 ALL = "all sources"
 DOUBTFUL = ("not understood", "contradictory")
 """Ways of knowing that a person should look at; an encoding that is assumed is another."""
 
 
-def add_up(results: Iterable[dict[str, Any]], key: str) -> dict[str, Any]:
-    """The nested counts under `key` of the results of tasks, added up; results of an older moenda may lack it."""
-    total: dict[str, Any] = {}
-    for result in results:
-        _add(total, result.get(key, {}))
-    return total
-
-
-def of_all(by_source: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested counts of all sources together."""
-    total: dict[str, Any] = {}
-    for counts in by_source.values():
-        _add(total, counts)
-    return total
-
-
 def lines(summary: dict[str, Any]) -> list[str]:
     """For a person: what is known of each source's documents, the totals at the end, and what is in doubt."""
     known, passed = summary["facts"], summary["passed_over"]
     shown = []
-    for source, of in [*known.items(), *([(ALL, of_all(known))] if len(known) > 1 else [])]:
+    for source, of in _with_total(known):
         shown.append(f"facts       {source}")
         shown += [f"            {fact + ':':<10}{_listed(hows)}" for fact, hows in of.items()]
-    for source, kinds in [*passed.items(), *([(ALL, of_all(passed))] if len(passed) > 1 else [])]:
+    for source, kinds in _with_total(passed):
         shown.append(f"passed over {source}: {sum(kinds.values()):,} records that are no documents: {_listed(kinds)}")
     shown += [f"LOOK AT     {line}" for line in doubts(known)]
     notes = summary["notes"]
@@ -47,7 +33,7 @@ def doubts(known: dict[str, Any]) -> list[str]:
     said = []
     for source, of in known.items():
         for fact, hows in of.items():
-            doubtful = {how: count for how, count in hows.items() if how in DOUBTFUL or how.startswith("assumed ")}
+            doubtful = {how: count for how, count in hows.items() if _is_doubtful(how)}
             if doubtful:
                 said.append(f"{source}: {fact} of {sum(hows.values()):,} documents: {_listed(doubtful)}")
     return said
@@ -59,7 +45,7 @@ def section(summary: dict[str, Any]) -> str:
     names = list(dict.fromkeys(fact for of in known.values() for fact in of))
     rows = [
         f"<tr><td>{escape(source)}{''.join(f'<td>{_cell(of.get(fact, {}))}' for fact in names)}"
-        for source, of in [*known.items(), *([(ALL, of_all(known))] if len(known) > 1 else [])]
+        for source, of in _with_total(known)
     ]
     html = "<h2>What documents say of themselves</h2>"
     html += f"<table><tr><th>source{''.join(f'<th>{escape(name)}' for name in names)}</tr>{''.join(rows)}</table>"
@@ -71,7 +57,7 @@ def section(summary: dict[str, Any]) -> str:
     if passed:
         rows = [
             f"<tr><td>{escape(source)}<td class=n>{sum(kinds.values()):,}<td>{escape(_listed(kinds, 20))}"
-            for source, kinds in [*passed.items(), *([(ALL, of_all(passed))] if len(passed) > 1 else [])]
+            for source, kinds in _with_total(passed)
         ]
         html += "<h2>Passed over</h2><p>Records that are rightly no documents.</p>"
         html += f"<table><tr><th>source<th class=n>records<th>kinds</tr>{''.join(rows)}</table>"
@@ -86,7 +72,7 @@ def languages_are(summary: dict[str, Any]) -> str:
     if steps:
         judged = sorted({name for step in steps for name in step["only_sources"]})
         return f"Found in the texts of {', '.join(judged)} by the recipe's language step; elsewhere as declared, unchecked."
-    hows = of_all(summary["facts"]).get("language", {})
+    hows = add_up(summary["facts"].values()).get("language", {})
     declared = sum(count for how, count in hows.items() if how != "absent")
     return (
         f"No language step ran: no text was looked at. Of {sum(hows.values()):,} documents read, {declared:,} declare a "
@@ -94,12 +80,13 @@ def languages_are(summary: dict[str, Any]) -> str:
     )
 
 
-def _add(total: dict[str, Any], counts: Mapping[str, Any]) -> None:
-    for key, value in counts.items():
-        if isinstance(value, Mapping):
-            _add(total.setdefault(key, {}), value)
-        else:
-            total[key] = total.get(key, 0) + value
+def _with_total(by_source: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The counts of each source, and of several those of all together."""
+    return [*by_source.items(), *([(ALL, add_up(by_source.values()))] if len(by_source) > 1 else [])]
+
+
+def _is_doubtful(how: str) -> bool:
+    return how in DOUBTFUL or how.startswith("assumed ")
 
 
 def _ordered(counts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -118,5 +105,5 @@ def _cell(hows: Mapping[str, int]) -> str:
     marked = []
     for how, count in _ordered(hows):
         text = f"{count:,} {escape(how)}"
-        marked.append(f"<b class=warn>{text}</b>" if how in DOUBTFUL or how.startswith("assumed ") else text)
+        marked.append(f"<b class=warn>{text}</b>" if _is_doubtful(how) else text)
     return "<br>".join(marked) or "-"

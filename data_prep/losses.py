@@ -57,15 +57,14 @@ def group_set_aside(entries: Iterable[dict[str, str]]) -> list[tuple[str, list[s
 
 def set_aside_lines(entries: list[dict[str, str]], count: int) -> list[str]:
     """The groups for a person: a line of number and reason each, with the first inputs below it; one alone on one line."""
-    lines = []
-    for reason, places in group_set_aside(entries)[:10]:
+    lines, groups = [], group_set_aside(entries)
+    for reason, places in groups[:10]:
         if len(places) == 1:
             lines.append(f"{places[0]}: {reason}")
         else:
             lines += [f"{len(places):,} x {reason}", *(f"    {place}" for place in _and_more(places, 3))]
-    left = len(group_set_aside(entries)) - 10
-    if left > 0:
-        lines.append(f"and {left:,} more reasons")
+    if len(groups) > 10:
+        lines.append(f"and {len(groups) - 10:,} more reasons")
     if count > len(entries):
         lines.append(f"{count - len(entries):,} more inputs were counted but not listed")
     return lines

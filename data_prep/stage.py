@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -156,6 +156,16 @@ def fingerprint(results: list[dict[str, Any]]) -> str:
     """Identity of a stage's outputs: what a later stage names as its input."""
     checksums = [list(result["checksums"].items()) for result in results]
     return xxhash.xxh3_128_hexdigest(json.dumps(checksums).encode())
+
+
+def add_up(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of tasks added up, key by key, nested ones too."""
+    total: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            nested = isinstance(value, Mapping)
+            total[key] = add_up([total.get(key, {}), value]) if nested else total.get(key, 0) + value
+    return total
 
 
 def write_json(path: Path, value: Any) -> None:

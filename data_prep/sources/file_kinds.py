@@ -32,12 +32,11 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
     (b"GIF8", "a picture"),
-    (b"BM", ""),
     (b"ID3", "sound"),
     (b"OggS", "sound"),
     (b"RIFF", "sound or a film"),
 )
-"""First bytes -> what it is; "" where the bytes alone prove nothing."""
+"""First bytes -> what it is."""
 OFFICE_MEMBERS = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis", b"word/", b"xl/", b"ppt/")
 """Names within zip files that make an Office document of them."""
 ROOTS = {
@@ -66,7 +65,7 @@ def other_kind(raw: bytes) -> str | None:
     """
     head = raw[:HEAD]
     for magic, kind in MAGIC:
-        if kind and head.startswith(magic):
+        if head.startswith(magic):
             return OFFICE if magic == b"PK\x03\x04" and any(name in raw[: 1 << 16] for name in OFFICE_MEMBERS) else kind
     if found := _XML.match(head):
         declared, doctype, root, _ = found.groups()

@@ -225,7 +225,7 @@ def test_what_the_system_would_not_give_is_tried_again(tmp_path, capsys):
     (tmp_path / "text" / "loop.txt").symlink_to(tmp_path / "secret.txt")
     (tmp_path / "secret.txt").write_text(prose(5, 50))
     build = recipe.load(file, [])
-    listed = extract.tasks(build)
+    listed = extract.tasks(build, extract.inputs(build))
     (tmp_path / "secret.txt").unlink()  # after it was listed, as on a disk that fails
     with Runner(1) as runner:
         result = runner.run(tmp_path / "stage", "extract", {}, listed, extract.work)

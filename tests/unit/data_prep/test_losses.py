@@ -9,6 +9,7 @@ import pytest
 
 from data_prep import facts, losses
 from data_prep.__main__ import SET_ASIDE, main
+from data_prep.stage import add_up
 
 RESULTS = [
     {"dropped": {"language: not kept": {"books": 3, "web": 1}, "spam: links": {"web": 1}}},
@@ -68,7 +69,7 @@ FACTS = [
 
 
 def test_facts_are_added_up_and_what_is_in_doubt_is_said():
-    known = facts.add_up(FACTS, "facts")
+    known = add_up(result.get("facts", {}) for result in FACTS)
     assert known["books"] == {"licence": {"absent": 3}, "encoding": {"utf-8": 1, "assumed windows-1252": 1}}
     assert facts.doubts(known) == [
         "books: encoding of 2 documents: 1 assumed windows-1252",
