@@ -32,7 +32,7 @@ def run_stage(stage: str, part: Path, work: Path) -> None:
     from data_prep.document import read_documents, write_documents
     from data_prep.stage import Parts, Runner, Task
 
-    parts = Parts([part], "bench", [])
+    parts = Parts.of_files([part])
     with Runner(1) as runner:
         if stage == "read":
             for document in read_documents(part):
@@ -55,7 +55,7 @@ def run_stage(stage: str, part: Path, work: Path) -> None:
             tokenizer.train(_sample([part], 1.0, 0), GPT2_LIKE, None, work / "trained")
         else:
             folder = part.parent / ("tokenizer" if stage == "shards" else "slow")
-            tokenise.work(Task("part-00000", 1, (part, folder, 2**28, holdout.Holdout(0, 0, 0))), work)
+            tokenise.work(Task("part-00000", 1, (part, folder, 2**28, holdout.Holdout(0, 0, None))), work)
 
 
 def measure(stage: str, part: Path, package: Path, cap: float) -> str:

@@ -61,7 +61,7 @@ def measure(kind: str, folder: Path, memory: int) -> dict[str, float]:
     """Do the stages; returns seconds, peak memory and bytes on disk."""
     start, out = time.perf_counter(), folder / kind
     files = sorted((folder / "parts").glob("*.jsonl.zst"))
-    parts = Parts(files, "synthetic", [])
+    parts = Parts.of_files(files)
     settings = minhash.MinHashSettings(memory_megabytes=memory)
     with Runner(1) as runner:
         if kind == "exact":
@@ -74,7 +74,7 @@ def measure(kind: str, folder: Path, memory: int) -> dict[str, float]:
         else:
             runs = [Run(path) for path in sorted((folder / "records").glob("*.run"))]
             records = sum(run.path.stat().st_size for run in runs) // 16
-            tasks = range_tasks(2**64, records, lambda low, high: (runs, low, high, settings))
+            tasks = range_tasks(2**64, records, lambda low, high: (runs, low, high, settings), "")
             results = runner.run(out / "pairs", "pairs", {}, tasks, minhash.pair_work)
             links = [Run(out / "pairs" / name) for result in results for name in result["runs"]]
             (out / "scratch").mkdir()

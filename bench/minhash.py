@@ -113,7 +113,7 @@ def similar_pairs(texts: list[str]) -> dict[tuple[int, int], float]:
 def ours(work: Path, folder: Path, workers: int) -> None:
     files = sorted((work / "ours").glob("*.jsonl.zst"))
     with Runner(workers) as runner:
-        minhash.run(runner, folder, Parts(files, "benchmark", []), minhash.MinHashSettings(), 0)
+        minhash.run(runner, folder, Parts.of_files(files), minhash.MinHashSettings(), 0)
 
 
 def our_links(folder: Path, starts: list[int]) -> tuple[Links, set[int]]:

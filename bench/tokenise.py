@@ -61,7 +61,7 @@ def _tenths(folder: Path, raw: list[bytes]) -> list[float]:
 
 
 def ours(work: Path, folder: Path, workers: int) -> None:
-    holdout = tokenise.Holdout(0, 0, 0)
+    holdout = tokenise.Holdout(0, 0, None)
     files = sorted((work / "ours").glob("*.jsonl.zst"))
     tasks = [stage.Task(f.name.split(".")[0], f.stat().st_size, (f, work / "tokenizer", 2**28, holdout)) for f in files]
     with stage.Runner(workers) as runner:

@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", type=Path)
     run.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. seed=7")
-    run.add_argument("--rebuild", action="store_true", help="build anew the stages whose settings or inputs have changed")
+    run.add_argument("--rebuild", action="store_true", help="build anew what has other settings, the tokenizer too")
+    run.add_argument("--allow-removed", action="store_true", help="take out what inputs held that are gone or changed")
     run.set_defaults(run_command=_run)
 
     peeked = commands.add_parser("peek", help="show documents that a build kept or dropped, or those of a folder of shards")
@@ -139,7 +140,7 @@ def _build(options: argparse.Namespace, others: Ranks | None) -> int:
 
     build = recipe.load(options.recipe, options.set)
     with Runner(options.workers, options.rebuild, others) as runner:
-        summary = corpus.run(build, runner)
+        summary = corpus.run(build, runner, options.allow_removed)
     print(corpus.describe(summary))
     return SET_ASIDE if summary["set_aside_count"] else 0
 

@@ -17,7 +17,7 @@ from data_prep.stage import Parts, Runner, Task
 def run(build: Build, runner: Runner, folder: Path, parts: Parts) -> Parts:
     """Filter every part; the filters' settings decide the outputs."""
     steps = build.recipe.clean
-    settings = {"input": parts.fingerprint, "filters": [step.model_dump(mode="json") for step in steps]}
+    settings = {"filters": [step.model_dump(mode="json") for step in steps]}
     results = runner.run(folder, "clean", settings, parts.tasks(lambda part: (part, steps)), work)
     return Parts.of(folder, results)
 

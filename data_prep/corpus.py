@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.long_text import LongText
 from data_prep.recipe import Build
-from data_prep.shards import TokenShards, locks, write_manifest
+from data_prep.shards import TokenShards, locks, remove_manifest, write_manifest
 from data_prep.shards.format import VERSION as SHARD_VERSION
 from data_prep.shards.plan import plan_name
 from data_prep.shards.writer import naming
@@ -30,15 +31,17 @@ class CorpusError(ValueError):
     """The corpus cannot be built as asked."""
 
 
-def run(build: Build, runner: Runner) -> dict[str, Any]:
-    """Build the corpus and return a summary: documents, tokens, set-aside inputs, folders.
+def run(build: Build, runner: Runner, allow_removed: bool = False) -> dict[str, Any]:
+    """Build the corpus, or let the one that is there grow, and return a summary: documents, tokens, set-aside inputs, folders.
+
+    `allow_removed`: also take out what inputs held that are gone or changed, which is refused otherwise.
 
     Raises ValueError (ConfigError, StageError, CorpusError, TokenizerError) for what the user has to change.
     """
     out, recipe = build.output, build.recipe
     check.before_the_first_stage(build)
     with _only_one(out):
-        extracted = extract.run(build, runner, out / "1-extract")
+        extracted, growth = extract.run(build, runner, out / "1-extract", allow_removed)
         _require_documents(extracted)
         cleaned = clean.run(build, runner, out / "2-clean", extracted)
         _require_kept(cleaned.results, "the filters", out / "2-clean")
@@ -46,13 +49,14 @@ def run(build: Build, runner: Runner) -> dict[str, Any]:
             tqdm.write(f"moenda: {alarm}. Look at some: python -m data_prep peek {out / '2-clean'}", file=sys.stderr)
         unique, sifted = _deduplicate(build, runner, cleaned)
         _require_kept(unique.results, "deduplication", out / "3-dedup")
-        cut_words = _tokenizer(build, runner, unique)
+        trained = _tokenizer(build, runner, unique)
         shards = _shards(build, runner, unique)
         _plans(build, runner, shards)
         stage.write_json(out / "recipe.json", recipe.model_dump(mode="json", exclude={"schema_path"}))
         surveyed = survey.run(runner, out / "survey", unique)
         summary = _summary(build, extracted, [cleaned, *sifted], shards) | {"survey": surveyed}
-        summary["tokenizer"]["cut_words"] = cut_words
+        summary["tokenizer"] |= trained
+        summary["growth"] = asdict(growth)
         report.write(out / "report.html", summary)
     return summary
 
@@ -105,10 +109,15 @@ def _require_documents(extracted: list[dict[str, Any]]) -> None:
     )
 
 
-def _tokenizer(build: Build, runner: Runner, unique: Parts) -> int:
-    """Train or adopt the tokenizer; returns how many long words were cut for training."""
+def _tokenizer(build: Build, runner: Runner, unique: Parts) -> dict[str, Any]:
+    """Train or adopt the tokenizer. Returns how many long words were cut for training, and the documents it was chosen for.
+
+    A trained one stays as the corpus grows: with another, every token would change, and no run could go on. `--rebuild` trains
+    it anew.
+    """
     section, folder = build.recipe.tokenizer, build.output / "tokenizer"
     settings: dict[str, Any] = section.model_dump(mode="json", exclude={"path", "sample_megabytes"})
+    inputs = ""
     if section.path:
         file = tokenizer.find((build.base / os.path.expanduser(section.path)).resolve())
         settings["file"] = xxhash.xxh3_128_hexdigest(file.read_bytes())
@@ -116,27 +125,31 @@ def _tokenizer(build: Build, runner: Runner, unique: Parts) -> int:
     else:
         total = sum(sum(result["kept_bytes"].values()) for result in unique.results)
         share = min(1.0, section.sample_megabytes * 2**20 / max(1, total))
-        settings |= {"input": unique.fingerprint, "share": share, "seed": build.recipe.seed}
-        argument = (unique.files, section.vocab_size, section.eod_token, share, build.recipe.seed)
-    tasks = [Task("tokenizer", 1, argument)]
+        documents = sum(sum(result["kept"].values()) for result in unique.results)
+        settings |= {"sample_megabytes": section.sample_megabytes, "seed": build.recipe.seed}
+        argument = (unique.files, section.vocab_size, section.eod_token, share, build.recipe.seed, documents)
+        before = stage.marks(folder / ".stage").get("tokenizer")
+        inputs = before["inputs"] if before and not runner.rebuild else unique.fingerprint
+    tasks = [Task("tokenizer", 1, argument, inputs)]
     (result,) = runner.run(folder / ".stage", "tokenizer", settings, tasks, _tokenizer_work)
-    return result.get("cut_words", 0)  # of a build that goes on from an older moenda's, there is no count
+    kept = {"of_these_documents": inputs == unique.fingerprint, "of_documents": result["documents"]} if not section.path else {}
+    return {"cut_words": result["cut_words"], **kept}
 
 
 def _tokenizer_work(task: Task, folder: Path) -> dict[str, Any]:
     # trained beside and then moved: a tokenizer folder with a half-written file would look finished
-    scratch, cut_words = folder / "scratch", 0
+    scratch, cut_words, documents = folder / "scratch", 0, 0
     shutil.rmtree(scratch, ignore_errors=True)
     if len(task.arguments) == 2:
         tokenizer.adopt(*task.arguments, folder=scratch)
     else:
-        parts, vocab_size, eod_token, share, seed = task.arguments
+        parts, vocab_size, eod_token, share, seed, documents = task.arguments
         cut_words = tokenizer.train(_sample(parts, share, seed), vocab_size, eod_token, scratch)
     names = [path.name for path in sorted(scratch.iterdir())]
     for name in names:
         os.replace(scratch / name, folder.parent / name)
     scratch.rmdir()
-    return {"outputs": [f"../{name}" for name in names], "cut_words": cut_words}
+    return {"outputs": [f"../{name}" for name in names], "cut_words": cut_words, "documents": documents}
 
 
 def _sample(parts: list[Path], share: float, seed: int) -> Iterator[str | LongText]:
@@ -151,21 +164,22 @@ def _shards(build: Build, runner: Runner, unique: Parts) -> dict[str, dict[str, 
     out, section = build.output, build.recipe.shards
     folder = out / "tokenizer"
     held_out = holdout.run(runner, out / "3-dedup" / "holdout", unique, build.recipe.seed, section.validation_fraction)
-    tasks = unique.tasks(lambda part: (part, folder, section.tokens_per_shard, held_out))
+    also = f"{held_out.below} {held_out.never}"
+    tasks = unique.tasks(lambda part: (part, folder, section.tokens_per_shard, held_out), also)
     settings = {
         "format": SHARD_VERSION,
-        "input": unique.fingerprint,
         "tokenizer": tokenizer.CorpusTokenizer(folder).fingerprint,
         "seed": build.recipe.seed,
         **section.model_dump(mode="json"),
     }
-    results = runner.run(out / "shards", "shards", settings, tasks, tokenise.work)
+    results = runner.run(out / "shards", "shards", settings, tasks, tokenise.work, clear=False)
     manifests = {}
     for split in tokenise.SPLITS:
         names = [name for result in results for name in result["shards"][split]]
-        manifests[split] = write_manifest(out / "shards" / split, names) if names else None
+        manifests[split] = write_manifest(out / "shards" / split, names) if names else remove_manifest(out / "shards" / split)
         if manifests[split]:
             manifests[split]["sources"] = stage.add_up(result["sources"][split] for result in results)
+    stage.remove_others(out / "shards", tasks)  # no manifest names them any longer
     return manifests
 
 
@@ -176,11 +190,9 @@ def _plans(build: Build, runner: Runner, manifests: dict[str, dict[str, Any] | N
         for section in build.recipe.windows:
             arguments = (folder / split, section.way, section.length, section.max_documents)
             name = f"{split}-{plan_name(*arguments[1:])}"
-            tasks[name] = Task(name, 8 * manifests[split]["documents"], arguments)
-    # what a plan is made from decides its name and its shards' fingerprint: a further plan needs no other made again
-    settings = {split: manifest and manifest["fingerprint"] for split, manifest in manifests.items()}
-    if tasks:
-        runner.run(folder / ".plans", "plans", settings, list(tasks.values()), packing.work)
+            tasks[name] = Task(name, 8 * manifests[split]["documents"], arguments, manifests[split]["fingerprint"])
+    if tasks:  # plans that the recipe names no longer may serve a run
+        runner.run(folder / ".plans", "plans", {}, list(tasks.values()), packing.work, clear=False)
 
 
 def _summary(
@@ -261,6 +273,10 @@ def _only_one(out: Path) -> Iterator[None]:
 def describe(summary: dict[str, Any]) -> str:
     """The summary for a person, with the next command."""
     out, lines = summary["output"], []
+    growth = summary["growth"]
+    if any(growth.values()):
+        counts = ", ".join(f"{len(names):,} {what}" for what, names in growth.items() if names)
+        lines.append(f"inputs      {counts} since the build that was there")
     lines.append(f"documents   {summary['extracted']:,} read, {sum(summary['dropped'].values()):,} dropped")
     lines += [f"            {count:,} {reason}" for reason, count in sorted(summary["dropped"].items())]
     read = summary["extracted_from"]
@@ -275,6 +291,12 @@ def describe(summary: dict[str, Any]) -> str:
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
+    if not summary["tokenizer"].get("of_these_documents", True):
+        before = summary["tokenizer"]["of_documents"]
+        lines.append(
+            f"            trained on an earlier corpus of {before:,} documents and kept, so that ids stay what they are;"
+        )
+        lines.append("            --rebuild trains it anew, and writes all shards anew")
     if cut := summary["tokenizer"]["cut_words"]:
         limit = tokenizer.MAX_WORD_BYTES
         lines.append(f"            {cut:,} words of more than {limit} bytes were cut to that for training alone")

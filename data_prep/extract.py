@@ -1,13 +1,21 @@
-"""Stage 1: raw files -> documents. One task per large file, or per group of small ones."""
+"""Stage 1: raw files -> documents. One task per large file, or per group of small ones.
+
+Groups follow from the names of their own files, as chunks of content do in rsync or in deduplicating backups: a file that is
+added changes the group it falls into, and no other.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from data_prep.document import SUFFIX, Document, PassedOver, SetAside, write_documents
+from data_prep.inventory import Growth, Inventory, growth, require_allowed
 from data_prep.long_text import utf8_bytes
 from data_prep.recipe import Build
 from data_prep.sources import READERS, Source, metadata
@@ -20,10 +28,19 @@ LISTED = 1000
 """Set-aside inputs that are listed per task; all are counted."""
 
 
-def run(build: Build, runner: Runner, folder: Path) -> Parts:
-    """Read every source; the sources' settings and the inputs' sizes and times decide the outputs."""
+def run(build: Build, runner: Runner, folder: Path, allow_removed: bool = False) -> tuple[Parts, Growth]:
+    """Read every source, of a build that is there only what was added or has changed.
+
+    Raises StageError when inputs are gone or changed, unless `allow_removed`, and when a source is to be read in another way.
+    """
     found = inputs(build)
-    return Parts.of(folder, runner.run(folder, "extract", settings(build, found), tasks(build, found), work))
+    before, now = Inventory.read(folder), inventory(build, found)
+    require_allowed(folder, before, now, allow_removed, runner.rebuild)
+    settings = {"task_megabytes": build.recipe.task_megabytes}
+    # the inventory follows when all is done: of a growth that was killed, the next run tells again
+    results = runner.run(folder, "extract", settings, tasks(build, found), work)
+    now.write(folder)
+    return Parts.of(folder, results), growth(before, now)
 
 
 def inputs(build: Build) -> list[tuple[Source, Piece]]:
@@ -31,28 +48,55 @@ def inputs(build: Build) -> list[tuple[Source, Piece]]:
     return [(source, piece) for source in build.recipe.sources for piece in READERS[source.type].pieces(source, build.base)]
 
 
-def settings(build: Build, found: list[tuple[Source, Piece]]) -> dict[str, Any]:
-    """All that decides this stage's outputs: the sources' settings, and each input's size and time of change."""
-    listed = {
-        f"{source.name}: {piece.path}{list(piece.rows) if piece.rows else ''}": [piece.size, piece.changed]
-        for source, piece in found
-    }
-    sources = [source.model_dump(mode="json", exclude={"paths"}) for source in build.recipe.sources]
-    return {"sources": sources, "inputs": listed, "task_megabytes": build.recipe.task_megabytes}
+def inventory(build: Build, found: list[tuple[Source, Piece]]) -> Inventory:
+    """The sources' settings, and each input's size and time of change."""
+    listed: dict[str, dict[str, list[Any]]] = {source.name: {} for source in build.recipe.sources}
+    for source, piece in found:
+        listed[source.name][_label(piece)] = [piece.size, piece.changed]
+    return Inventory({source.name: _decisive(source) for source in build.recipe.sources}, listed)
+
+
+def _decisive(source: Source) -> dict[str, Any]:
+    return source.model_dump(mode="json", exclude={"paths"})
+
+
+def _label(piece: Piece) -> str:
+    return f"{piece.path}{list(piece.rows) if piece.rows else ''}"
 
 
 def tasks(build: Build, found: list[tuple[Source, Piece]]) -> list[Task]:
-    """Pieces in the recipe's order, small ones grouped; independent of the number of workers."""
+    """Pieces in the recipe's order, small ones of one source grouped; independent of the number of workers."""
     limit = build.recipe.task_megabytes << 20
-    groups: list[list[tuple[Source, Piece]]] = [[]]
-    size = 0
+    groups: list[list[tuple[Source, Piece]]] = []
+    size, open_group = 0, False
     for source, piece in found:
-        if groups[-1] and size + piece.size > limit:
+        alone = 2 * piece.size >= limit
+        joins = open_group and not alone and groups[-1][0][0] is source and size + piece.size <= limit
+        if not joins:
             groups.append([])
             size = 0
         groups[-1].append((source, piece))
         size += piece.size
-    return [Task(f"part-{i:05d}", sum(piece.size for _, piece in group), group) for i, group in enumerate(groups)]
+        # the chance to end here is the piece's share of half a task
+        open_group = not alone and xxhash.xxh3_64_intdigest(_label_bytes(piece)) / 2**64 >= 2 * piece.size / limit
+    made, names = [], Counter()
+    for group in groups:
+        name = xxhash.xxh3_64_hexdigest(b"\0".join([group[0][0].name.encode(), *(_label_bytes(piece) for _, piece in group)]))
+        names[name] += 1
+        name = f"part-{name}" if names[name] == 1 else f"part-{name}-{names[name]}"
+        made.append(Task(name, sum(piece.size for _, piece in group), group, _identity(group)))
+    return made
+
+
+def _label_bytes(piece: Piece) -> bytes:
+    """What a piece is known by wherever the recipe's folder lies."""
+    return f"{piece.name}{piece.rows or ''}".encode("utf-8", "surrogateescape")
+
+
+def _identity(group: list[tuple[Source, Piece]]) -> str:
+    """Of all that a task reads: how, and which state of its files."""
+    states = [[piece.path, piece.rows, piece.size, piece.changed, piece.problem] for _, piece in group]
+    return xxhash.xxh3_128_hexdigest(json.dumps([_decisive(group[0][0]), states]).encode())
 
 
 def work(task: Task, folder: Path) -> dict[str, Any]:

@@ -24,13 +24,14 @@ class Holdout:
 
     seed: int
     below: int
-    never: int
+    never: int | None
 
     @classmethod
     def choose(cls, seed: int, fraction: float, smallest: int, largest: int) -> Holdout:
         """Hold out `fraction` of the documents; one at least when there are two, and never all."""
         below = max(int(fraction * 2**64), smallest + 1) if fraction > 0 else 0
-        return cls(seed, below, largest)
+        # None where it makes no difference: what decides the split must not change as a corpus grows
+        return cls(seed, below, largest if largest < below else None)
 
     def split(self, document_id: str) -> str:
         """ "train" or "validation"."""
@@ -40,7 +41,7 @@ class Holdout:
 
 def run(runner: Runner, folder: Path, parts: Parts, seed: int, fraction: float) -> Holdout:
     """Choose among the documents of `parts`."""
-    settings = {"input": parts.fingerprint, "seed": seed}
+    settings = {"seed": seed}
     bounds = runner.run(folder, "hold out", settings, parts.tasks(lambda part: (part, seed)), bounds_work)
     lows, highs = ([int(r[key]) for r in bounds if r[key] is not None] for key in ("smallest", "largest"))
     return Holdout.choose(seed, fraction, min(lows, default=0), max(highs, default=0))

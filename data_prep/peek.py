@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from data_prep.document import SUFFIX, read_records
 from data_prep.long_text import LongText, pieces
 from data_prep.sift import DROPPED
+from data_prep.stage import order
 
 STAGES = ("1-extract", "2-clean", "exact", "repeated_text", "near", "decontaminated")
 """Folders of a build's stages in the order in which they run: what the last of them kept is what the corpus holds."""
@@ -86,7 +88,7 @@ def text_start(text: str | LongText, characters: int) -> str:
 def _parts(path: Path) -> tuple[list[Path], list[Path]]:
     """(parts of documents kept by the last stage here or below, parts of those dropped by any). Raises ValueError for none."""
     if path.is_dir():
-        found = sorted(path.rglob(f"part-*{SUFFIX}"), key=lambda part: (_stage(part), part))
+        found = sorted(path.rglob(f"part-*{SUFFIX}"), key=_place)
     else:
         found = [path] if path.name.endswith(SUFFIX) and path.is_file() else []
     if not found:
@@ -97,8 +99,16 @@ def _parts(path: Path) -> tuple[list[Path], list[Path]]:
     return [part for part in kept if part.parent == kept[-1].parent], dropped
 
 
-def _stage(part: Path) -> int:
-    return max((STAGES.index(name) for name in part.parts if name in STAGES), default=-1)
+def _place(part: Path) -> tuple[int, str, int, str]:
+    """Where a part stands among all: its stage, and in that the order of the corpus."""
+    stage = max((STAGES.index(name) for name in part.parts if name in STAGES), default=-1)
+    names, name = _order(part.parent), part.name.split(".")[0]
+    return stage, str(part.parent), names.index(name) if name in names else len(names), part.name
+
+
+@cache
+def _order(folder: Path) -> list[str]:
+    return order(folder)
 
 
 def _show_kind(kind: str, files: list[Path], options: argparse.Namespace, seed: int | None) -> None:

@@ -85,7 +85,8 @@ class Recipe(strict_json.StrictModel):
     sources: list[Source] = Field(min_length=1)
     """What the corpus is made of; the order decides which of two equal documents stays."""
     task_megabytes: int = Field(default=64, ge=1)
-    """Input per task: smaller files are grouped up to this size. A killed build repeats at most the tasks in progress."""
+    """Input per task: files of less than half of it are grouped, to about half. A killed build repeats at most the tasks in
+    progress, and one that grows the groups into which new files fall."""
     clean: list[Filter] = Field(default_factory=list)
     """Filters, in order: each document goes through them until one drops it."""
     dedup: DedupSection = DedupSection()

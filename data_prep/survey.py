@@ -59,7 +59,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def run(runner: Runner, folder: Path, parts: Parts) -> dict[str, Any]:
     """Counts over all documents of `parts`: see `work`; with `distinct_words`, an estimate."""
-    results = runner.run(folder, "survey", {"input": parts.fingerprint, "version": 1}, parts.tasks(lambda part: part), work)
+    results = runner.run(folder, "survey", {"version": 1}, parts.tasks(lambda part: part), work)
     total: dict[str, Any] = {name: Counter() for name in results[0]["counts"]} if results else {}
     smallest: set[int] = set()
     for result in results:

@@ -33,7 +33,7 @@ from data_prep.dedup.words import BATCH_CHARACTERS, batches, hash_ngrams, hash_w
 from data_prep.document import Document, Drop, read_documents
 from data_prep.long_text import LongText, shorten
 from data_prep.sift import sift
-from data_prep.stage import Parts, Runner, Task
+from data_prep.stage import Parts, Runner, Task, fingerprint
 from strict_json import StrictModel
 
 STEP = "decontaminate"
@@ -84,7 +84,7 @@ def run(runner: Runner, folder: Path, parts: Parts, settings: DecontaminationSet
     """
     files = evaluation_sets.find(settings.paths, base)
     sets = {file.name: xxhash.xxh3_128_hexdigest(file.read_bytes()) for file in files}
-    decisive = {"input": parts.fingerprint, "sets": sets, **settings.model_dump(exclude={"memory_megabytes", "paths"})}
+    decisive = {"sets": sets, **settings.model_dump(exclude={"memory_megabytes", "paths"})}
     index = folder / "index"
     task = Task("index", sum(file.stat().st_size for file in files), (files, settings))
     (indexed,) = runner.run(index, "index sets", decisive, [task], index_work)
@@ -94,11 +94,11 @@ def run(runner: Runner, folder: Path, parts: Parts, settings: DecontaminationSet
     numbering = Numbering(parts.names, [result["documents"] for result in searched])
     runs = numbering.runs(folder / "hits", [result["runs"] for result in searched])
     hits = sum(result["pairs"] for result in searched)
-    tasks = range_tasks(indexed["ngrams"], hits, lambda low, high: (runs, low, high, settings))
+    tasks = range_tasks(indexed["ngrams"], hits, lambda low, high: (runs, low, high, settings), parts.fingerprint)
     found = runner.run(folder / "common", "common", decisive, tasks, common_work)
 
     common = [Run(folder / "common" / name) for result in found for name in result["runs"]]
-    tasks = parts.tasks(lambda part: (part, index, indexed, common, settings))
+    tasks = parts.tasks(lambda part: (part, index, indexed, common, settings), fingerprint(found))
     return Parts.of(folder / "documents", runner.run(folder / "documents", "cut", decisive, tasks, cut_work))
 
 

@@ -31,18 +31,18 @@ _DOCUMENT_MASK = np.uint64(2**40 - 1)
 
 def run(runner: Runner, folder: Path, parts: Parts) -> Parts:
     """The documents that no earlier one equals."""
-    decisive = {"input": parts.fingerprint}
-    hashed = runner.run(folder / "hashes", "hash", decisive, parts.tasks(lambda part: part), hash_work)
+    everything = parts.fingerprint
+    hashed = runner.run(folder / "hashes", "hash", {}, parts.tasks(lambda part: part), hash_work)
     numbering = Numbering(parts.names, [result["documents"] for result in hashed])
     numbers = numbering.write(folder / "numbering.json")
 
     runs = numbering.runs(folder / "hashes", [result["runs"] for result in hashed])
-    tasks = range_tasks(2**64, numbering.starts[-1], lambda low, high: (runs, low, high))
-    found = runner.run(folder / "repeats", "repeats", decisive, tasks, find_work)
+    tasks = range_tasks(2**64, numbering.starts[-1], lambda low, high: (runs, low, high), everything)
+    found = runner.run(folder / "repeats", "repeats", {}, tasks, find_work)
 
     repeats = [Run(folder / "repeats" / name) for result in found for name in result["runs"]]
-    tasks = parts.tasks(lambda part: (part, repeats, numbers))
-    return Parts.of(folder / "documents", runner.run(folder / "documents", "filter", decisive, tasks, filter_work))
+    tasks = parts.tasks(lambda part: (part, repeats, numbers), everything)
+    return Parts.of(folder / "documents", runner.run(folder / "documents", "filter", {}, tasks, filter_work))
 
 
 def normalise(text: str) -> str:

@@ -35,12 +35,13 @@ class Run:
     """Added to the second number when read: turns a part's own document numbers into the corpus's."""
 
 
-def range_tasks(end: int, pairs: int, arguments: Callable[[int, int], Any]) -> list[Task]:
-    """Tasks for even ranges of first numbers in [0, end), with about a million pairs each; `arguments` get (low, high)."""
+def range_tasks(end: int, pairs: int, arguments: Callable[[int, int], Any], inputs: str) -> list[Task]:
+    """Tasks for even ranges of first numbers in [0, end), with about a million pairs each; `arguments` get (low, high), and
+    `inputs` names all the pairs."""
     count = max(1, min(MAX_RANGES, -(-pairs // RANGE_PAIRS), end))
     bounds = [end * index // count for index in range(count + 1)]
     size = PAIR_BYTES * pairs // count + 1
-    return [Task(f"range-{i:03d}-of-{count:03d}", size, arguments(bounds[i], bounds[i + 1])) for i in range(count)]
+    return [Task(f"range-{i:03d}-of-{count:03d}", size, arguments(bounds[i], bounds[i + 1]), inputs) for i in range(count)]
 
 
 class RunWriter:

@@ -65,7 +65,7 @@ class RepeatedTextSettings(StrictModel):
 
 def run(runner: Runner, folder: Path, parts: Parts, settings: RepeatedTextSettings) -> Parts:
     """The documents without the repeated lines. Results count `removed_units` and `removed_characters` of documents kept."""
-    decisive = {"input": parts.fingerprint, **settings.model_dump(exclude={"memory_megabytes"})}
+    decisive = settings.model_dump(exclude={"memory_megabytes"})
     hashed = runner.run(folder / "hashes", "hash lines", decisive, parts.tasks(lambda part: (part, settings)), hash_work)
     numbering = Numbering(parts.names, [result["documents"] for result in hashed])
     numbers = numbering.write(folder / "numbering.json")
@@ -75,11 +75,12 @@ def run(runner: Runner, folder: Path, parts: Parts, settings: RepeatedTextSettin
         for result, start in zip(hashed, numbering.starts, strict=False)
         for name in result["runs"]
     ]
-    tasks = range_tasks(2**64, sum(result["units"] for result in hashed), lambda low, high: (runs, low, high, settings))
+    units = sum(result["units"] for result in hashed)
+    tasks = range_tasks(2**64, units, lambda low, high: (runs, low, high, settings), parts.fingerprint)
     found = runner.run(folder / "repeats", "repeats", decisive, tasks, find_work)
 
     repeats = [Run(folder / "repeats" / name) for result in found for name in result["runs"]]
-    tasks = parts.tasks(lambda part: (part, repeats, settings, numbers))
+    tasks = parts.tasks(lambda part: (part, repeats, settings, numbers), parts.fingerprint)
     return Parts.of(folder / "documents", runner.run(folder / "documents", "cut lines", decisive, tasks, filter_work))
 
 

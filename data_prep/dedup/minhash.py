@@ -68,7 +68,8 @@ class MinHashSettings(StrictModel):
 
 def run(runner: Runner, folder: Path, parts: Parts, settings: MinHashSettings, seed: int) -> Parts:
     """The documents that are the first of their cluster."""
-    decisive = {"input": parts.fingerprint, "seed": seed, **settings.model_dump(exclude={"memory_megabytes"})}
+    everything = parts.fingerprint
+    decisive = {"seed": seed, **settings.model_dump(exclude={"memory_megabytes"})}
     sign_tasks = parts.tasks(lambda part: (part, settings, seed))
     signed = runner.run(folder / "signatures", "sign", decisive, sign_tasks, sign_work)
     numbering = Numbering(parts.names, [result["documents"] for result in signed])
@@ -76,19 +77,20 @@ def run(runner: Runner, folder: Path, parts: Parts, settings: MinHashSettings, s
 
     runs = numbering.runs(folder / "signatures", [result["runs"] for result in signed])
     records = sum(result["pairs"] for result in signed)
-    tasks = range_tasks(2**64, records, lambda low, high: (runs, low, high, settings))
+    tasks = range_tasks(2**64, records, lambda low, high: (runs, low, high, settings), everything)
     paired = runner.run(folder / "pairs", "pairs", decisive, tasks, pair_work)
 
     pairs = _runs(folder / "pairs", paired)
     # comparing two sketches takes as long as sorting some twenty records
     candidates = 16 * sum(result["pairs"] for result in paired)
-    tasks = range_tasks(numbering.starts[-1], candidates, lambda low, high: (pairs, low, high, settings, numbers))
+    tasks = range_tasks(numbering.starts[-1], candidates, lambda low, high: (pairs, low, high, settings, numbers), everything)
     linked = runner.run(folder / "links", "verify", decisive, tasks, verify_work)
 
-    task = Task("clusters", 1 + sum(result["pairs"] for result in linked), (_runs(folder / "links", linked), settings))
+    size = 1 + sum(result["pairs"] for result in linked)
+    task = Task("clusters", size, (_runs(folder / "links", linked), settings), everything)
     found = runner.run(folder / "clusters", "clusters", decisive, [task], cluster_work)
     clusters = _runs(folder / "clusters", found)
-    tasks = parts.tasks(lambda part: (part, clusters, settings, numbers))
+    tasks = parts.tasks(lambda part: (part, clusters, settings, numbers), everything)
     return Parts.of(folder / "documents", runner.run(folder / "documents", "filter", decisive, tasks, filter_work))
 
 

@@ -10,7 +10,7 @@ from data_prep.shards.megatron import MegatronShards, open_shards
 from data_prep.shards.megatron_format import MegatronWriter, megatron_dtype
 from data_prep.shards.reader import TokenShards
 from data_prep.shards.windows import WindowBatch, Windows
-from data_prep.shards.writer import ShardWriter, write_manifest
+from data_prep.shards.writer import ShardWriter, remove_manifest, write_manifest
 
 __all__ = [
     "CacheSettings",
@@ -24,6 +24,7 @@ __all__ = [
     "Windows",
     "megatron_dtype",
     "open_shards",
+    "remove_manifest",
     "token_dtype",
     "tokenizer_fingerprint",
     "write_manifest",

@@ -186,6 +186,12 @@ def write_manifest(folder: str | Path, names: list[str]) -> dict:
     return manifest
 
 
+def remove_manifest(folder: str | Path) -> None:
+    """Have a folder be none of shards: its split holds no document any more."""
+    for name in (MANIFEST, INDEX):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, flushed to disk."""
     partial = path.with_name(f".{path.name}.partial")

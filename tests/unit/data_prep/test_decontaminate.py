@@ -33,7 +33,7 @@ def run(folder: Path, texts: list[str], sets: list[str], cuts: list[int] = [], *
     (folder / "sets").mkdir()
     (folder / "sets" / "set.json").write_text(json.dumps([{"question": text} for text in sets]))
     choice = DecontaminationSettings(paths=["sets"], **changes)
-    parts = decontaminate.run(Runner(1), folder / "out", Parts(files, "input", []), choice, folder)
+    parts = decontaminate.run(Runner(1), folder / "out", Parts.of_files(files), choice, folder)
     return {document.id: document.text for file in parts.files for document in read_documents(file)}, parts
 
 

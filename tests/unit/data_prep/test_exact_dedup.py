@@ -28,7 +28,7 @@ def test_first_occurrences_against_brute_force(texts, cut, memory):
         files = [Path(folder) / f"part-{index:05d}.jsonl.zst" for index in range(2)]
         write_documents(files[0], documents[:cut])
         write_documents(files[1], documents[cut:])
-        unique = exact.run(Runner(1), Path(folder) / "out", Parts(files, "input", []))
+        unique = exact.run(Runner(1), Path(folder) / "out", Parts.of_files(files))
         kept = [document.id for file in unique.files for document in read_documents(file)]
         dropped = [record for file in unique.files for record in read_records(dropped_of(file))]
     normal = [exact.normalise(text) for text in texts]

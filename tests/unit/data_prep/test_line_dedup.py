@@ -34,7 +34,7 @@ def run(folder: Path, texts: list[str], cuts: list[int], choice: RepeatedTextSet
     for index, (start, stop) in enumerate(pairwise(bounds)):
         files.append(folder / f"part-{index:05d}.jsonl.zst")
         write_documents(files[-1], [Document(f"d{n}", texts[n], "s", {}) for n in range(start, stop)])
-    return lines.run(Runner(1), folder / "out", Parts(files, "input", []), choice)
+    return lines.run(Runner(1), folder / "out", Parts.of_files(files), choice)
 
 
 def kept(parts: Parts) -> dict[str, str]:

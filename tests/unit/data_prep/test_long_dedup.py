@@ -60,7 +60,7 @@ def test_the_same_documents_are_kept_and_dropped(step, tmp_path, request):
 
     def records(name):
         with Runner(1) as runner:
-            steps(tmp_path)[step](runner, Parts([part], "x", []), tmp_path / name)
+            steps(tmp_path)[step](runner, Parts.of_files([part]), tmp_path / name)
         return [list(read_records(path)) for path in sorted((tmp_path / name / "documents").glob("*.zst"))]
 
     whole = records("whole")

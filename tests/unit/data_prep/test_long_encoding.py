@@ -86,7 +86,7 @@ def test_shards_with_long_documents_are_those_of_whole_ones(opened, tmp_path, re
 
     def build(name):
         (tmp_path / name).mkdir()
-        arguments = (tmp_path / "part-00000.jsonl.zst", opened.folder, 700, Holdout(0, 0, 0))
+        arguments = (tmp_path / "part-00000.jsonl.zst", opened.folder, 700, Holdout(0, 0, None))
         result = tokenise.work(Task("part-00000", 1, arguments), tmp_path / name)
         write_manifest(tmp_path / name / "train", result["shards"]["train"])
         shards = TokenShards.open(tmp_path / name / "train")

@@ -80,10 +80,10 @@ def test_document_numbers_are_shifted_when_read(tmp_path):
 
 
 def test_ranges_cover_everything_once():
-    ranges = [task.arguments for task in range_tasks(2**64, 5_000_000, lambda low, high: (low, high))]
+    ranges = [task.arguments for task in range_tasks(2**64, 5_000_000, lambda low, high: (low, high), "")]
     assert len(ranges) == 5 and ranges[0][0] == 0 and ranges[-1][1] == 2**64
     assert all(a[1] == b[0] for a, b in pairwise(ranges))
-    assert len(range_tasks(3, 10**12, lambda low, high: None)) == 3
+    assert len(range_tasks(3, 10**12, lambda low, high: None, "")) == 3
 
 
 def clusters_of(links: list[tuple[int, int]]) -> dict[int, int]:
@@ -273,7 +273,7 @@ def deduplicate(folder: Path, documents: list[Document], sizes: list[int], **cha
         write_documents(files[-1], documents[start : start + size])
         start += size
     assert start == len(documents)
-    return minhash.run(Runner(1), folder / "dedup", Parts(files, "input", []), MinHashSettings(**changes), 5)
+    return minhash.run(Runner(1), folder / "dedup", Parts.of_files(files), MinHashSettings(**changes), 5)
 
 
 def kept_ids(parts: Parts) -> list[str]:

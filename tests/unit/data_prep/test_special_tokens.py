@@ -62,7 +62,7 @@ def test_shards_have_one_end_per_document(pair, tmp_path):
     texts = [f"{n} </s> the mill</s>{'</s>' * n} <s> <unk>" for n in range(20)]
     write_documents(tmp_path / "part-00000.jsonl.zst", [Document(f"a/{n}", text, "a") for n, text in enumerate(texts)])
     folder = opened.folder
-    result = work(Task("part-00000", 1, (tmp_path / "part-00000.jsonl.zst", folder, 2**20, Holdout(0, 0, 0))), tmp_path)
+    result = work(Task("part-00000", 1, (tmp_path / "part-00000.jsonl.zst", folder, 2**20, Holdout(0, 0, None))), tmp_path)
     write_manifest(tmp_path / "train", result["shards"]["train"])
     shards = TokenShards.open(tmp_path / "train")
     shards.verify_all()
