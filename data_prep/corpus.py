@@ -14,7 +14,21 @@ from typing import Any
 import xxhash
 from tqdm import tqdm
 
-from data_prep import check, clean, extract, facts, holdout, losses, packing, report, stage, survey, tokenise, tokenizer
+from data_prep import (
+    check,
+    clean,
+    extract,
+    facts,
+    history,
+    holdout,
+    losses,
+    packing,
+    report,
+    stage,
+    survey,
+    tokenise,
+    tokenizer,
+)
 from data_prep.dedup import decontaminate, exact, lines, minhash
 from data_prep.document import read_documents
 from data_prep.long_text import LongText
@@ -178,6 +192,9 @@ def _shards(build: Build, runner: Runner, unique: Parts) -> dict[str, dict[str, 
         names = [name for result in results for name in result["shards"][split]]
         manifests[split] = write_manifest(out / "shards" / split, names) if names else remove_manifest(out / "shards" / split)
         if manifests[split]:
+            manifests[split]["taken_down_and_gone"] = history.carry_over(
+                out / "shards" / split, names, manifests[split]["fingerprint"]
+            )
             manifests[split]["sources"] = stage.add_up(result["sources"][split] for result in results)
     stage.remove_others(out / "shards", tasks)  # no manifest names them any longer
     return manifests
@@ -288,15 +305,18 @@ def describe(summary: dict[str, Any]) -> str:
     lines += facts.lines(summary)
     lines += [f"TAKES MUCH  {alarm}" for alarm in losses.alarms(read, summary["dropped_from"])]
     lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]
+    for split, manifest in summary["shards"].items():
+        if manifest and (gone := manifest["taken_down_and_gone"]):
+            lines.append(
+                f"TAKEN DOWN  {split}: {stage.listed(gone)}: no longer in the corpus; copies of them may be"
+            )
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
     if not summary["tokenizer"].get("of_these_documents", True):
         before = summary["tokenizer"]["of_documents"]
-        lines.append(
-            f"            trained on an earlier corpus of {before:,} documents and kept, so that ids stay what they are;"
-        )
-        lines.append("            --rebuild trains it anew, and writes all shards anew")
+        lines.append(f"            trained on an earlier corpus of {before:,} documents and kept, so that ids mean what they")
+        lines.append("            meant; --rebuild trains it anew, and writes all shards anew")
     if cut := summary["tokenizer"]["cut_words"]:
         limit = tokenizer.MAX_WORD_BYTES
         lines.append(f"            {cut:,} words of more than {limit} bytes were cut to that for training alone")

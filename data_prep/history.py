@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards import MegatronShards, TokenShards, Windows, open_shards
-from data_prep.shards.documents import documents
+from data_prep.shards.documents import documents, ids_and_places
 from data_prep.shards.storage import is_remote
-from data_prep.shards.takedown import ledger_lock, read_takedowns, write_takedowns
+from data_prep.shards.takedown import ledger_lock, read_ledger, read_takedowns, write_takedowns
 
 
 def of_window(windows: Windows, index: int) -> list[dict[str, Any]]:
@@ -63,3 +63,28 @@ def _take_down(
         entry = {"time": time, "reason": reason, "request": [*ids, *url_patterns], "documents": found}
         write_takedowns(shards.folder, shards.fingerprint, [*entries, entry])
     return found
+
+
+def carry_over(folder: Path, names: list[str], fingerprint: str) -> list[str]:
+    """Give the documents that were taken down their places in a corpus that has grown, of shards `names`. Returns the ids of
+    those that are not in it any more; they stay in the ledger, under "absent", and are masked should they return."""
+    ledger = read_ledger(folder)
+    if ledger is None:
+        return []
+    entries = ledger["entries"]
+    gone = {d["id"]: d for entry in entries for d in [*entry["documents"], *entry.get("absent", [])]}
+    if ledger["fingerprint"] != fingerprint:
+        places = {key: place for key, *place in ids_and_places(folder, names) if key in gone}
+        for entry in entries:
+            asked = [*entry["documents"], *entry.pop("absent", [])]
+            here = [d for d in asked if d["id"] in places]
+            entry["documents"] = [
+                {"id": d["id"], "url": d["url"], "start": start, "tokens": tokens}
+                for d in here
+                for start, tokens in [places[d["id"]]]
+            ]
+            if len(here) < len(asked):
+                entry["absent"] = [{"id": d["id"], "url": d["url"]} for d in asked if d["id"] not in places]
+        with ledger_lock(folder):
+            write_takedowns(folder, fingerprint, entries)
+    return [d["id"] for entry in entries for d in entry.get("absent", [])]

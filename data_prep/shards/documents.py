@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.shards.format import MissingError, ShardError
+from data_prep.shards.format import HEADER_BYTES, MissingError, ShardError, ShardHeader
 from data_prep.shards.megatron import MegatronShards
 from data_prep.shards.reader import TokenShards
 from data_prep.shards.storage import ByteStream, join, open_bytes
@@ -69,6 +69,19 @@ def verify(shards: TokenShards) -> Iterator[str]:
         yield url
 
 
+def ids_and_places(folder: Path, names: list[str]) -> Iterator[tuple[str, int, int]]:
+    """(id, first token in the stream, tokens) of the documents of local shards, in order, before a manifest lists them."""
+    import pyarrow.parquet as pq
+
+    before = 0
+    for name in names:
+        for batch in pq.ParquetFile(join(folder, _table(name))).iter_batches(columns=["id", "start", "tokens"]):
+            for row in batch.to_pylist():
+                yield row["id"], before + row["start"], row["tokens"]
+        with (folder / name).open("rb") as file:
+            before += ShardHeader.unpack(file.read(HEADER_BYTES), folder / name).tokens
+
+
 def _shards_of(shards: TokenShards, wanted: np.ndarray) -> Iterator[tuple[str, int, int]]:
     """Spans of the shards that hold one of the sorted spans."""
     done = 0
@@ -79,7 +92,12 @@ def _shards_of(shards: TokenShards, wanted: np.ndarray) -> Iterator[tuple[str, i
 
 
 def _url(shards: TokenShards, name: str) -> str | Path:
-    return join(shards.folder, name.replace("shard-", "documents-").replace(".tokens", ".parquet"))
+    return join(shards.folder, _table(name))
+
+
+def _table(name: str) -> str:
+    """The file of a shard's documents."""
+    return name.replace("shard-", "documents-").replace(".tokens", ".parquet")
 
 
 def _rows(shards: TokenShards, name: str, first: int, last: int, columns: list[str] | None) -> Iterator[Any]:

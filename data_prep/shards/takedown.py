@@ -61,10 +61,23 @@ class Takedowns:
 
 def read_takedowns(folder: str | Path, fingerprint: str, cache: CacheSettings | None = None) -> Takedowns:
     """The ledger of a folder of shards, empty when there is none. Raises ShardError when it is damaged or of other shards."""
+    ledger = read_ledger(folder, cache)
+    if ledger is None:
+        return Takedowns([])
+    if ledger["fingerprint"] != fingerprint:
+        raise ShardError(
+            f"{join(folder, LEDGER)}: made for shards {ledger['fingerprint']}, these are {fingerprint}: the corpus was built "
+            f"anew. Ask for its takedowns again with `python -m data_prep takedown`, then remove the old ledger."
+        )
+    return Takedowns(ledger["entries"])
+
+
+def read_ledger(folder: str | Path, cache: CacheSettings | None = None) -> dict[str, Any] | None:
+    """What the ledger holds, with the `fingerprint` of its shards; None where there is none. Raises ShardError when damaged."""
     path = join(folder, LEDGER)
     content = read_whole(path, cache)
     if content is None:
-        return Takedowns([])
+        return None
     try:
         text = content.decode()
         ledger = json.loads(text)
@@ -75,12 +88,7 @@ def read_takedowns(folder: str | Path, fingerprint: str, cache: CacheSettings | 
         ) from None
     if not whole:
         raise ShardError(f"{path}: damaged or edited: its checksum does not match. Restore it from a backup.")
-    if ledger["fingerprint"] != fingerprint:
-        raise ShardError(
-            f"{path}: made for shards {ledger['fingerprint']}, these are {fingerprint}: the corpus was built anew. Ask for its "
-            f"takedowns again with `python -m data_prep takedown`, then remove the old ledger."
-        )
-    return Takedowns(ledger["entries"])
+    return ledger
 
 
 def write_takedowns(folder: Path, fingerprint: str, entries: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from data_prep.__main__ import main
 from data_prep.holdout import Holdout
 from data_prep.recipe import Build, Recipe
 from data_prep.shards import TokenShards
+from data_prep.shards.documents import documents
 from data_prep.sources.files import Piece
 from data_prep.stage import Runner
 from tests.unit.data_prep.test_corpus import outputs, prose
@@ -187,6 +188,29 @@ def test_killed_while_it_grows_and_run_again(tmp_path, tokenizer, place):
     assert main(["run", str(file)]) == 0
     assert outputs(tmp_path / "corpus") == fresh(file)
     assert not list((tmp_path / "corpus").rglob("*.partial"))
+
+
+def test_documents_that_were_taken_down_stay_so_in_their_new_places(tmp_path, tokenizer, capsys):
+    file = start(tmp_path, tokenizer, "cep")
+    assert main(["run", str(file)]) == 0
+    train = tmp_path / "corpus" / "shards" / "train"
+    texts = [row["id"] for row in documents(TokenShards.open(train))]
+    gone = [texts[1], texts[len(texts) // 2], texts[-1]]
+    assert main(["takedown", str(train), *gone, "--reason", "asked"]) == 0
+    add(tmp_path, "a")
+    assert main(["run", str(file)]) == 0
+    assert "TAKEN DOWN" not in capsys.readouterr().out
+    shards = TokenShards.open(train)
+    rows = {row["id"]: row for row in documents(shards)}
+    masked = {key for key, row in rows.items() if shards.takedowns.count(row["start"], row["start"] + row["tokens"])}
+    assert masked == set(gone) and shards.takedowns.tokens == sum(rows[key]["tokens"] for key in gone)
+    (tmp_path / "first" / "c.jsonl").rename(tmp_path / "c.jsonl")
+    assert main(["run", str(file), "--allow-removed"]) == 0
+    assert f"TAKEN DOWN  train: {gone[0]}: no longer in the corpus" in capsys.readouterr().out
+    assert len(TokenShards.open(train).takedowns) == 2
+    (tmp_path / "c.jsonl").rename(tmp_path / "first" / "c.jsonl")
+    assert main(["run", str(file)]) == 0
+    assert len(TokenShards.open(train).takedowns) == 3
 
 
 def test_a_build_by_another_layout_is_refused_plainly(tmp_path, tokenizer, capsys):
