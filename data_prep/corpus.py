@@ -307,9 +307,7 @@ def describe(summary: dict[str, Any]) -> str:
     lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]
     for split, manifest in summary["shards"].items():
         if manifest and (gone := manifest["taken_down_and_gone"]):
-            lines.append(
-                f"TAKEN DOWN  {split}: {stage.listed(gone)}: no longer in the corpus; copies of them may be"
-            )
+            lines.append(f"TAKEN DOWN  {split}: {stage.listed(gone)}: no longer in the corpus; copies of them may be")
     for split, plans in summary["plans"].items():
         lines += [f"windows     {split}, {row[0]} tokens, {row[1]}: {row[2]} windows, {row[4]} padding" for row in plans]
     lines.append(f"tokenizer   {summary['tokenizer']['vocab_size']:,} ids: {out}/tokenizer")
