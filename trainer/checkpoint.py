@@ -7,6 +7,7 @@ that looks finished. The newest `step-*` folder is the one to resume from; no po
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from trainer import checkpoint_files, swapped_states
+from trainer import checkpoint_files, endings, finite, swapped_states
 from trainer.checkpoint_files import CheckpointError
 from trainer.data.loader import MicroBatch
 from trainer.engine import PipelineEngine, ZeroEngine
@@ -35,12 +36,18 @@ from trainer.state import TrainState
 def save(engine: ZeroEngine | PipelineEngine, plan: RunPlan, state: TrainState, chain: str | None, disk: Disk) -> Path:
     """Write the checkpoint of `state` into the run folder, from all ranks, and return its path.
 
+    Raises DivergedError, on all ranks and before an older checkpoint goes, when what would be saved is not finite.
+
     Beside the state it records a probe, the live engine's loss on tokens that an export can draw again and must match; the data
     order so far, which a resume must continue; the ledger's chain, on the first rank (`chain` there, else ignored); and the
     files' checksums. On each of several disks are the files of its own ranks, and all that those need to go on.
     """
     folder, keep = plan.folder / CHECKPOINTS, plan.config.checkpoint.keep
     probe = _probe(engine, plan)
+    if not finite.weights_are_finite(engine.deepspeed):
+        raise endings.diverged(plan, state, f"step {state.step}: weights or optimizer states are not finite any more")
+    if not math.isfinite(probe["nll"]):
+        raise endings.diverged(plan, state, f"step {state.step}: weights are finite, but the model's loss is {probe['nll']}")
     final = folder / checkpoint_name(state.step)
     partial = folder / (PARTIAL_PREFIX + final.name)
     keeper = dist.get_rank() == disk.keeper

@@ -153,6 +153,13 @@ class OptimizerSection(strict_json.StrictModel):
     """Decoupled weight decay, applied to matrices and embeddings; not to biases and norm gains (1-dimensional)."""
     gradient_clipping: float = Field(default=1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 turns clipping off. Home of DeepSpeed's `gradient_clipping`."""
+    max_skipped_steps: int | None = Field(default=None, ge=0)
+    """Steps in a row that may change no weight because their gradients are not finite; one more ends the run. null: 10, and 30
+    in fp16, where each step that the loss scale is sought in is one."""
+
+    def skips_allowed(self, precision: str) -> int:
+        """max_skipped_steps, or its default."""
+        return {"fp16": 30}.get(precision, 10) if self.max_skipped_steps is None else self.max_skipped_steps
 
 
 class CheckpointSection(strict_json.StrictModel):

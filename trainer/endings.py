@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import math
 import shutil
-
-import torch
 
 from trainer import run_folder
 from trainer.hosts import agreement
@@ -19,7 +16,7 @@ WRITER_ERRORS = ("PytorchStreamWriter failed", ". unexpected pos ", "iostream er
 
 
 class DivergedError(ValueError):
-    """The loss is no number any more."""
+    """The numbers of a run are finite no more."""
 
 
 def complete(plan: RunPlan) -> str:
@@ -71,21 +68,28 @@ def rank_lost(plan: RunPlan, process: Process, hosts: list[str], error: Exceptio
     )
 
 
-def require_finite(loss: torch.Tensor, plan: RunPlan, state: TrainState) -> None:
-    """Raise DivergedError rather than save, over good checkpoints in the end, what a loss of nan or infinity has made; it is
-    the same on all ranks. In fp16 a step may overflow on its own: DeepSpeed skips it and lowers its loss scale."""
-    value = loss.item()
-    if math.isfinite(value) or plan.precision == "fp16":
-        return
+def require_progress(plan: RunPlan, state: TrainState) -> None:
+    """Raise DivergedError when too many steps in a row changed no weight; the number is the same on all ranks."""
+    allowed = plan.config.optimizer.skips_allowed(plan.precision)
+    if state.skipped_in_a_row > allowed:
+        raise diverged(
+            plan,
+            state,
+            f"{state.skipped_in_a_row} steps in a row, to step {state.step}, changed no weight, as their gradients were not "
+            f"finite (optimizer.max_skipped_steps allows {allowed})",
+        )
+
+
+def diverged(plan: RunPlan, state: TrainState, what: str) -> DivergedError:
+    """The error that says what happened and how to go on; checkpoints are finite, as no others are saved."""
     saved = run_folder.checkpoints_in(plan.folder / run_folder.CHECKPOINTS)
     way_out = (
-        f"The newest checkpoint, {saved[-1]}, is from before this step: look at its curve (python -m trainer report "
+        f"The newest checkpoint, {saved[-1]}, is whole and its weights are finite: look at its curve (python -m trainer report "
         f"{plan.folder}), and begin a new run from it (python -m trainer export {plan.folder}, model.init_from) with"
         if saved
-        else "No checkpoint was saved before it: begin a new run with"
+        else "There is no checkpoint yet: begin a new run with"
     )
-    raise DivergedError(
-        f"step {state.step}: the loss is {value}, so nothing is saved of it. {way_out} a lower optimizer.learning_rate or "
-        f"optimizer.gradient_clipping, or a longer schedule.warmup_tokens. What the last steps consumed: python -m trainer "
-        f"trace {plan.folder} --step {state.step}."
+    return DivergedError(
+        f"{what}. Nothing more is saved. {way_out} a lower optimizer.learning_rate or optimizer.gradient_clipping, or a longer "
+        f"schedule.warmup_tokens. What the last steps consumed: python -m trainer trace {plan.folder} --step {state.step}."
     )

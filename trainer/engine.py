@@ -22,6 +22,7 @@ from trainer import offload
 from trainer.config import OptimizerSection
 from trainer.data.loader import MicroBatch, StepBatch
 from trainer.devices import DTYPES
+from trainer.finite import SkippingAdamW
 from trainer.flops import ModelShape
 from trainer.lr_schedule import ScheduleSection, learning_rate
 from trainer.model import (
@@ -67,6 +68,9 @@ class _Engine:
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=plan.ds_config, mpu=groups)
         _forget_dry_step(optimizer)
         self.deepspeed.clip_fp32_gradients = self._clip_fp32_gradients
+        if isinstance(optimizer, SkippingAdamW):
+            clips = self.deepspeed.gradient_clipping() > 0  # and has the norm from there
+            optimizer.gradient_norm = self.deepspeed.get_global_grad_norm if clips else self._fp32_gradient_norm
         self.batch, self.shape, self._peak_rate = plan.batch, shape, section.learning_rate
         self._data_group = groups.data if groups else None
         """The ranks whose batches differ; None: all."""
@@ -86,16 +90,23 @@ class _Engine:
     def _clip_fp32_gradients(self) -> None:
         """Clip without ZeRO in fp32. DeepSpeed's own counts a tied embedding once per stage and keeps the norm to itself."""
         engine = self.deepspeed
-        parameters = [p for p in engine.module.parameters() if p.grad is not None]
+        engine._global_grad_norm = self._fp32_gradient_norm()
+        shrink = (engine.gradient_clipping() / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
+        for parameter in self._with_gradient():
+            parameter.grad.mul_(shrink)
+
+    def _fp32_gradient_norm(self) -> torch.Tensor:
+        """float32 []: the global L2 norm of the gradient, without ZeRO."""
+        engine = self.deepspeed
         first = bwc_tensor_model_parallel_rank(engine.mpu) == 0
-        counted = [p.grad.norm() for p in parameters if _counts(p, first)]
+        counted = [p.grad.norm() for p in self._with_gradient() if _counts(p, first)]
         squares = torch.stack([*counted, torch.zeros((), device=engine.device)]).square().sum()
         if engine.mpu is not None:
             add_up(squares, engine.mpu.get_model_parallel_group())
-        engine._global_grad_norm = squares.sqrt()
-        shrink = (engine.gradient_clipping() / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
-        for parameter in parameters:
-            parameter.grad.mul_(shrink)
+        return squares.sqrt()
+
+    def _with_gradient(self) -> list[nn.Parameter]:
+        return [p for p in self.deepspeed.module.parameters() if p.grad is not None]
 
     def _begin(self, batch: StepBatch) -> Callable[[], torch.Tensor]:
         """Tell DeepSpeed the step's accumulation; returns what gives int64 [2], the targets and digests of all ranks' batches
@@ -369,7 +380,8 @@ def _mend_prefetch(swapper: Any) -> None:
 
 def _optimizer(groups: list[dict[str, Any]], section: OptimizerSection, ds_config: dict[str, Any]) -> torch.optim.Optimizer:
     if offload.device(ds_config, "offload_optimizer") == "none":
-        return adamw(groups, section)
+        wrapped = ds_config["zero_optimization"]["stage"] or any(ds_config.get(kind, {}).get("enabled") for kind in DTYPES)
+        return adamw(groups, section) if wrapped else adamw(groups, section, SkippingAdamW)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     return DeepSpeedCPUAdam(groups, lr=0.0, betas=section.betas, eps=section.eps, adamw_mode=True)

@@ -22,10 +22,12 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
     return [group for group in groups if group["params"]]
 
 
-def adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
+def adamw(
+    groups: list[dict[str, Any]], section: OptimizerSection, kind: type[torch.optim.AdamW] = torch.optim.AdamW
+) -> torch.optim.AdamW:
     """The optimizer, at a learning rate of 0 until the loop sets that of its first step."""
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, lr=0.0, betas=section.betas, eps=section.eps, fused=fused or None)
+    return kind(groups, lr=0.0, betas=section.betas, eps=section.eps, fused=fused or None)
 
 
 def conform(optimizer: torch.optim.Optimizer) -> None:

@@ -19,11 +19,15 @@ class TrainState:
     tokens_seen: int = 0
     """Tokens consumed by all ranks together; data order, batch and learning rate are functions of this number."""
 
-    def advance(self, batch: BatchPlan) -> TrainState:
-        """The state after one more optimizer step."""
+    skipped_in_a_row: int = 0
+    """Of the last steps, those that changed no weight, as their gradients were not finite."""
+
+    def advance(self, batch: BatchPlan, skipped: bool = False) -> TrainState:
+        """The state after one more optimizer step, which consumes its batch also if it was skipped."""
         return TrainState(
             step=self.step + 1,
             tokens_seen=self.tokens_seen + batch.global_batch_tokens,
+            skipped_in_a_row=self.skipped_in_a_row + 1 if skipped else 0,
         )
 
     def to_json(self) -> dict[str, int]:

@@ -151,15 +151,16 @@ def _train(plan: RunPlan, process: Process, device: torch.device, disk: Disk) ->
         torch.manual_seed(derive_seed(config.run.seed, "dropout", state.step, dropout_rank))
         rate = worker.set_learning_rate(config.schedule, state.advance(batch.plan).tokens_seen)
         result = worker.train_step(batch)
-        state = state.advance(batch.plan)
+        before, skipped = skipped, worker.deepspeed.skipped_steps
+        state = state.advance(batch.plan, skipped=skipped > before)
         last = state.step >= plan.total_steps
         ledger.add(state, batch.sequence_length, result.consumed)
-        monitor.step(state, batch, rate, result, worker.deepspeed.skipped_steps)
+        monitor.step(state, batch, rate, result, skipped)
+        endings.require_progress(plan, state)
 
         if plan.validation and (last or state.step % config.evaluation.every_steps == 0):
             monitor.evaluation(state, evaluation.evaluate(worker, plan, data_rank))
         if last or state.step % config.checkpoint.every_steps == 0:
-            endings.require_finite(result.loss, plan, state)
             monitor.saved(checkpoint.save(worker, plan, state, ledger.settled(), disk))
     ledger.close()
     monitor.close()

@@ -67,7 +67,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(shards, tmp_pa
     file.write_text(json.dumps(config))
     line = [sys.executable, "trainer/train.py", "--config", str(file)]
     done = subprocess.run(line, cwd=launch.ROOT, env=launch.environment(), capture_output=True, text=True)
-    assert done.returncode == 2 and "step 2: the loss is nan, so nothing is saved of it" in done.stderr
+    assert done.returncode == 2 and "step 2: weights are finite, but the model's loss is nan. Nothing more is saved." in done.stderr
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 

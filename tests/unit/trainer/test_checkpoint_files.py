@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from trainer import checkpoint_files
 from trainer.checkpoint_files import CheckpointError
-from trainer.endings import DivergedError, require_finite
+from trainer.config import OptimizerSection
+from trainer.endings import DivergedError, require_progress
 from trainer.run_folder import STATE_FILE, checkpoint_name
 from trainer.state import TrainState
 
@@ -97,14 +98,14 @@ def test_checkpoints_without_checksums_pass(tmp_path):
     checkpoint_files.check(checkpoint)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_has_diverged_is_not_saved_over_good_checkpoints(tmp_path, value):
-    plan = SimpleNamespace(folder=tmp_path, precision="bf16")
-    with pytest.raises(DivergedError, match=rf"step 9: the loss is {value}.*No checkpoint was saved before it"):
-        require_finite(torch.tensor(value), plan, TrainState(9, 900))
+@pytest.mark.parametrize(("precision", "given", "allowed"), [("bf16", None, 10), ("fp16", None, 30), ("fp32", 0, 0)])
+def test_too_many_skipped_steps_end_a_run_and_name_the_newest_checkpoint(tmp_path, precision, given, allowed):
+    section = OptimizerSection(learning_rate=1e-3, max_skipped_steps=given)
+    plan = SimpleNamespace(folder=tmp_path, precision=precision, config=SimpleNamespace(optimizer=section))
+    require_progress(plan, TrainState(40, 4000, allowed))
+    with pytest.raises(DivergedError, match=rf"^{allowed + 1} steps in a row, to step 41, .*There is no checkpoint yet"):
+        require_progress(plan, TrainState(41, 4100, allowed + 1))
     (tmp_path / "checkpoints").mkdir()
     saved = written_checkpoint(tmp_path / "checkpoints", 8)
-    with pytest.raises(DivergedError, match=rf"The newest checkpoint, {saved}.*--step 9"):
-        require_finite(torch.tensor(value), plan, TrainState(9, 900))
-    require_finite(torch.tensor(7.5), plan, TrainState(9, 900))
-    require_finite(torch.tensor(value), SimpleNamespace(folder=tmp_path, precision="fp16"), TrainState(9, 900))
+    with pytest.raises(DivergedError, match=rf"The newest checkpoint, {saved}, .*--step 41"):
+        require_progress(plan, TrainState(41, 4100, allowed + 1))
