@@ -17,7 +17,7 @@ from data_prep import tokenizer
 from data_prep.dedup import evaluation_sets
 from data_prep.filters.policy import LicencePolicy
 from data_prep.recipe import Build
-from data_prep.sources import READERS, licences
+from data_prep.sources import READERS, files, licences
 from strict_json import ConfigError, did_you_mean
 
 
@@ -31,6 +31,8 @@ class Inputs:
     """As they lie there, compressed or not."""
     unreadable: list[str]
     """"path: reason" of those that cannot be opened."""
+    left_out: dict[str, int]
+    """Files that its endings leave out, by ending."""
 
 
 def before_the_first_stage(build: Build) -> None:
@@ -47,9 +49,10 @@ def inputs(build: Build) -> list[Inputs]:
         except (ValueError, OSError) as error:
             mistakes.append(f"source {source.name}: {error}")
             continue
-        files = {piece.path for piece in pieces}
+        paths = {piece.path for piece in pieces}
         unreadable = [f"{piece.path}: {piece.problem}" for piece in pieces if piece.problem]
-        found.append(Inputs(source.name, len(files), sum(piece.size for piece in pieces), unreadable))
+        left_out = files.passed_over(source, build.base)
+        found.append(Inputs(source.name, len(paths), sum(piece.size for piece in pieces), unreadable, left_out))
     _refuse(mistakes)
     return found
 
@@ -57,11 +60,23 @@ def inputs(build: Build) -> list[Inputs]:
 def describe(found: list[Inputs]) -> str:
     """The inputs for a person, one line per source."""
     lines = [f"{one.source:<20}{one.files:>10,} files {one.bytes:>16,} bytes" for one in found]
+    lines += left_out_lines({one.source: one.left_out for one in found})
     for one in found:
         lines += [f"CANNOT BE OPENED    {line}" for line in one.unreadable[:10]]
         if len(one.unreadable) > 10:
             lines.append(f"                    and {len(one.unreadable) - 10:,} more of {one.source}")
     return "\n".join(lines)
+
+
+def left_out_lines(by_source: dict[str, dict[str, int]]) -> list[str]:
+    """One line per source that met files of kinds that it does not read; the most frequent kinds first."""
+    lines = []
+    for source, kinds in by_source.items():
+        if kinds:
+            counts = [f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1])]
+            more = f", and {len(counts) - 8:,} kinds more" if len(counts) > 8 else ""
+            lines.append(f"not read    {source}: {', '.join(counts[:8])}{more}: files of other kinds than {source} reads")
+    return lines
 
 
 def warnings(build: Build, found: list[Inputs]) -> list[str]:

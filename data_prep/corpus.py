@@ -38,6 +38,7 @@ from data_prep.shards.format import VERSION as SHARD_VERSION
 from data_prep.shards.plan import plan_name
 from data_prep.shards.writer import naming
 from data_prep.sift import SAMPLES
+from data_prep.sources import files
 from data_prep.stage import Parts, Runner, StageError, Task
 
 
@@ -238,6 +239,7 @@ def _summary(
         "set_aside_count": sum(result["set_aside_count"] for result in extracted.results),
         "facts": stage.add_up(result.get("facts", {}) for result in extracted.results),
         "passed_over": stage.add_up(result.get("passed_over", {}) for result in extracted.results),
+        "left_out": {source.name: files.passed_over(source, build.base) for source in build.recipe.sources},
         "notes": [note for result in extracted.results for note in result.get("notes", [])],
         "clean": [{"type": step.type, "only_sources": step.only_sources} for step in build.recipe.clean],
         "tokenizer": {
@@ -302,6 +304,7 @@ def describe(summary: dict[str, Any]) -> str:
             count for reason, count in summary["dropped_from"].get(source, {}).items() if not reason.startswith("extract:")
         )
         lines.append(f"source      {source}: {count:,} read, {gone:,} dropped ({gone / max(1, count):.1%})")
+    lines += check.left_out_lines(summary["left_out"])
     lines += facts.lines(summary)
     lines += [f"TAKES MUCH  {alarm}" for alarm in losses.alarms(read, summary["dropped_from"])]
     lines += [f"{split:<12}{_split(split, summary)}" for split in summary["shards"]]

@@ -231,6 +231,8 @@ def _tokenizer(summary: dict[str, Any]) -> str:
         ),
         ("fingerprint", f"<code>{made['fingerprint']}</code>"),
     ]
+    if not made.get("of_these_documents", True):
+        rows.insert(1, ("trained when", f"the corpus had {made['of_documents']:,} documents; kept as it grew"))
     return "<h2>Tokenizer</h2>" + _table(("", ""), rows)
 
 

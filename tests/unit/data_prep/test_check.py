@@ -34,6 +34,20 @@ def test_check_counts_the_inputs_and_builds_nothing(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "corpus").exists()
 
 
+def test_files_of_kinds_that_nothing_reads_are_counted_by_check_and_by_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "b.jsonl", "c.pdf", "d.PDF", "e.docx", "notes"):
+        (tmp_path / "in" / name).write_text(json.dumps({"text": f"{name} of the mill, and of the river by which it stands."}))
+    sources = [{"type": "jsonl", "name": "lines", "paths": ["in"]}, {"type": "jsonl", "name": "one", "paths": ["in/a.jsonl"]}]
+    file = write_recipe(tmp_path, sources=sources)
+    said = "not read    lines: 2 .pdf, 1 (none), 1 .docx: files of other kinds than lines reads"
+    for command in ("check", "run"):
+        assert main([command, str(file)]) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("not read")] == [said]
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_every_mistake_that_a_later_stage_would_find_is_said_first(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -90,7 +90,7 @@ def fresh(file: Path) -> dict[str, bytes]:
     return outputs(file.parent / "fresh")
 
 
-@pytest.mark.parametrize("added", ["a", "d", "m", "z", "bdoz"])
+@pytest.mark.parametrize("added", ["a", "bdoz"])
 def test_a_grown_corpus_is_a_fresh_build_of_the_whole(tmp_path, tokenizer, capsys, added):
     file = start(tmp_path, tokenizer, "cep")
     assert main(["run", str(file)]) == 0
@@ -171,7 +171,7 @@ def test_a_trained_tokenizer_stays_and_that_is_said(tmp_path, capsys):
     assert outputs(tmp_path / "corpus") == fresh(file)
 
 
-@pytest.mark.parametrize("place", ["1-extract", "2-clean", "3-dedup/near/documents", "shards/train"])
+@pytest.mark.parametrize("place", ["2-clean", "shards/train"])
 def test_killed_while_it_grows_and_run_again(tmp_path, tokenizer, place):
     file = start(tmp_path, tokenizer, "cep")
     assert main(["run", str(file)]) == 0
