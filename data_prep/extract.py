@@ -52,7 +52,7 @@ def inventory(build: Build, found: list[tuple[Source, Piece]]) -> Inventory:
     """The sources' settings, and each input's size and time of change."""
     listed: dict[str, dict[str, list[Any]]] = {source.name: {} for source in build.recipe.sources}
     for source, piece in found:
-        listed[source.name][_label(piece)] = [piece.size, piece.changed]
+        listed[source.name][_name(piece)] = [piece.size, piece.changed]
     return Inventory({source.name: _decisive(source) for source in build.recipe.sources}, listed)
 
 
@@ -60,8 +60,9 @@ def _decisive(source: Source) -> dict[str, Any]:
     return source.model_dump(mode="json", exclude={"paths"})
 
 
-def _label(piece: Piece) -> str:
-    return f"{piece.path}{list(piece.rows) if piece.rows else ''}"
+def _name(piece: Piece) -> str:
+    """What a piece is known by, wherever the recipe's folder lies."""
+    return f"{piece.name}{list(piece.rows) if piece.rows else ''}"
 
 
 def tasks(build: Build, found: list[tuple[Source, Piece]]) -> list[Task]:
@@ -78,24 +79,19 @@ def tasks(build: Build, found: list[tuple[Source, Piece]]) -> list[Task]:
         groups[-1].append((source, piece))
         size += piece.size
         # the chance to end here is the piece's share of half a task
-        open_group = not alone and xxhash.xxh3_64_intdigest(_label_bytes(piece)) / 2**64 >= 2 * piece.size / limit
+        open_group = not alone and xxhash.xxh3_64_intdigest(_name(piece).encode()) / 2**64 >= 2 * piece.size / limit
     made, names = [], Counter()
     for group in groups:
-        name = xxhash.xxh3_64_hexdigest(b"\0".join([group[0][0].name.encode(), *(_label_bytes(piece) for _, piece in group)]))
+        name = xxhash.xxh3_64_hexdigest("\0".join([group[0][0].name, *(_name(piece) for _, piece in group)]).encode())
         names[name] += 1
         name = f"part-{name}" if names[name] == 1 else f"part-{name}-{names[name]}"
         made.append(Task(name, sum(piece.size for _, piece in group), group, _identity(group)))
     return made
 
 
-def _label_bytes(piece: Piece) -> bytes:
-    """What a piece is known by wherever the recipe's folder lies."""
-    return f"{piece.name}{piece.rows or ''}".encode("utf-8", "surrogateescape")
-
-
 def _identity(group: list[tuple[Source, Piece]]) -> str:
     """Of all that a task reads: how, and which state of its files."""
-    states = [[piece.path, piece.rows, piece.size, piece.changed, piece.problem] for _, piece in group]
+    states = [[_name(piece), piece.size, piece.changed, piece.problem] for _, piece in group]
     return xxhash.xxh3_128_hexdigest(json.dumps([_decisive(group[0][0]), states]).encode())
 
 

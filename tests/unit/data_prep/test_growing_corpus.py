@@ -142,6 +142,19 @@ def test_inputs_that_are_gone_or_changed_are_refused_unless_asked(tmp_path, toke
     assert names == {str(path.relative_to(tmp_path / "fresh")) for path in (tmp_path / "fresh").rglob("part-*")}
 
 
+def test_a_corpus_that_has_moved_with_its_inputs_is_passed_over_and_grows(tmp_path, tokenizer, capsys):
+    file = start(tmp_path / "here", tokenizer, "cep")
+    assert main(["run", str(file)]) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    before, file = times(tmp_path / "there" / "corpus"), tmp_path / "there" / "recipe.json"
+    assert main(["run", str(file)]) == 0
+    assert times(tmp_path / "there" / "corpus") == before
+    add(tmp_path / "there", "d")
+    assert main(["run", str(file)]) == 0
+    assert "1 added since" in capsys.readouterr().out
+    assert outputs(tmp_path / "there" / "corpus") == fresh(file)
+
+
 def test_a_source_that_is_read_in_another_way_is_refused(tmp_path, tokenizer, capsys):
     file = start(tmp_path, tokenizer, "cp")
     assert main(["run", str(file)]) == 0
