@@ -7,6 +7,9 @@ import os
 
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from tests import launch
 from tests.corpora import write_shards
@@ -79,7 +82,9 @@ def test_a_step_that_is_not_finite_is_skipped_on_all_ranks_on_a_save_step_and_of
     assert rows[6]["loss"] is not None and rows[6]["grad_norm"] is not None
     (saved,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert read_state(saved)["state"]["skipped_in_a_row"] == 0
-    found = [t for file in saved.glob("*.pt") for t in tensors(torch.load(file, weights_only=False)) if t.is_floating_point()]
+    with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+        files = [torch.load(file, weights_only=True) for file in saved.glob("*.pt")]
+    found = [tensor for tensor in tensors(files) if tensor.is_floating_point()]
     assert found and all(tensor.isfinite().all() for tensor in found)
 
 
