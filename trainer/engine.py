@@ -18,7 +18,7 @@ from deepspeed.utils.bwc import bwc_tensor_model_parallel_rank
 from pydantic import BaseModel
 from torch import nn
 
-from trainer import offload
+from trainer import finite, offload
 from trainer.config import OptimizerSection
 from trainer.data.loader import MicroBatch, StepBatch
 from trainer.devices import DTYPES
@@ -155,8 +155,11 @@ class ZeroEngine(_Engine):
                     nll = adding_up(total, self._token_group)
                 if weight is None:  # what was consumed is added up beside the first forward pass
                     weight = micro_batch_weight(consumed()[0], batch.plan, self._parts.ranks if self._parts else 1)
-                engine.backward(loss * weight if auxiliary is None else loss * weight + auxiliary)
+                weighted = loss * finite.unless_finite(weight, loss, auxiliary)
+                engine.backward(weighted if auxiliary is None else weighted + auxiliary)
             engine.step()
+        if not engine.was_step_applied():
+            finite.forget_gradients(engine.optimizer)
         return StepResult(nll() / consumed()[0].clamp(min=1), consumed(), engine.get_global_grad_norm())
 
     @torch.no_grad()
@@ -286,7 +289,8 @@ def pipeline_loss(output: Any, labels: tuple[torch.Tensor, torch.Tensor], loss: 
     else:
         logits, auxiliary = output if isinstance(output, tuple) else (output, None)
         nll = loss(logits, targets)
-    return nll * weight if auxiliary is None else nll * weight + routing.without_value(auxiliary)
+    weighted = nll * finite.unless_finite(weight, nll, auxiliary)
+    return weighted if auxiliary is None else weighted + routing.without_value(auxiliary)
 
 
 def build_engine(plan: RunPlan, device: torch.device) -> ZeroEngine | PipelineEngine:

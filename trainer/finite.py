@@ -2,6 +2,8 @@
 
 A step whose gradient norm is not finite changes nothing: on all ranks alike it is skipped and counted, its batch is consumed,
 and the schedule goes on. DeepSpeed (0.19.8) does so with ZeRO, in bf16 and in fp16; `SkippingAdamW` in fp32 without ZeRO.
+A loss that is not finite gets a gradient that is not (`unless_finite`): an infinite loss may have a finite one, and a
+pipeline's loss is known on its last stage alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,22 @@ from torch import distributed as dist
 
 _AT_ONCE = 1 << 24
 """Numbers that are looked at in one piece, so that the check of a large tensor needs little memory."""
+
+
+def unless_finite(weight: torch.Tensor, *losses: torch.Tensor | None) -> torch.Tensor:
+    """`weight`, a float scalar, to the last bit; NaN if one of the scalar `losses` is not finite. No rank waits for it."""
+    for loss in losses:
+        if loss is not None:
+            weight = weight + 0 * loss.detach()  # 0 times infinity is NaN
+    return weight
+
+
+def forget_gradients(optimizer: Any) -> None:
+    """Drop what a skipped step leaves of its gradients. DeepSpeed (0.19.8) keeps them in ZeRO-1 and 2 with an optimizer on the
+    CPU: in bf16 the next step's are added to them, so that after one NaN every step would be skipped."""
+    if getattr(optimizer, "cpu_offload", False):
+        for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+            gradients.update(dict.fromkeys(gradients))
 
 
 class SkippingAdamW(torch.optim.AdamW):

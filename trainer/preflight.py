@@ -384,7 +384,7 @@ def _identity(
         "pipeline_partition": settings.parallel.pipeline_partition,
         "zero_stage": settings.parallel.zero_stage,
         "precision": precision,
-        "optimizer": settings.optimizer.model_dump(mode="json"),
+        "optimizer": settings.optimizer.model_dump(mode="json", exclude={"max_skipped_steps"}),  # it changes no step
         **{axis: size for axis in ("tensor", "sequence") if (size := getattr(layout, axis)) > 1},
     }
     return json.loads(json.dumps(identity))  # as it will be read back: a configuration's numeric keys become text

@@ -27,6 +27,7 @@ def test_the_weight_is_computed_once_a_step_after_the_first_forward_pass(monkeyp
         backward=lambda loss: done.append(("backward", loss.item())),
         step=lambda: done.append("step"),
         get_global_grad_norm=lambda: 0.0,
+        was_step_applied=lambda: True,
     )
     worker._parts = worker._token_group = None
 

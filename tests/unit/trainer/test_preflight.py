@@ -221,6 +221,14 @@ def test_a_run_is_resumed_where_it_was(run):
     assert plan.start == TrainState(step=7, tokens_seen=3584)
 
 
+def test_how_many_steps_may_be_skipped_can_change_on_a_resume(run):
+    checkpoint = start(run, 7)
+    run.config["optimizer"]["max_skipped_steps"] = 50
+    assert run.prepare().resume_from == checkpoint
+    run.config["optimizer"]["weight_decay"] = 0.2
+    run.refused("optimizer.weight_decay")
+
+
 def test_what_the_past_was_is_told_by_the_sources_names(run, tmp_path):
     other = write_shards(tmp_path / "other", seed=4)
     sources = {
